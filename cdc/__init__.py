@@ -1,0 +1,1 @@
+"""Change data capture: sources, change batches, positions, the log and its formats."""

@@ -1,0 +1,1 @@
+"""The command line: its core, and the parts that other packages contribute."""

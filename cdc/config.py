@@ -1,0 +1,100 @@
+"""connectors.yaml as frozen dataclasses, made once at the edge (`load`); nothing reads it later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in the YAML, for errors."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """`path` is absolute. On Kafka it still holds what is local: state, sockets."""
+
+    type: Literal["embedded", "kafka"]
+    path: Path
+    bootstrap_servers: str = ""
+    partitions: int = 1
+    topic_prefix: str = ""
+    config: Mapping[str, str] = field(default_factory=dict)
+    min_compaction_lag_s: float = 86400.0
+    tombstone_retention_s: float = 86400.0
+
+
+@dataclass(frozen=True)
+class StateConfig:
+    path: Path
+    memory_max_bytes: int = 500 * 2**20
+    checkpoint_interval_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class TableRules:
+    """What is captured of one table: columns (empty: all), hashes/nulls as masks, a row filter."""
+
+    columns: tuple[str, ...] = ()
+    masks: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    name: str
+    type: Literal["postgres"]
+    url: str
+    tables: tuple[str, ...]
+    snapshot: Literal["initial", "never", "only"]
+    slot: str
+    publication: str
+    place: Place
+    snapshot_workers: int = 2
+    max_log_transaction_bytes: int = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """`key` empty: derived. `sql_place` is where the SQL text begins, for marking errors."""
+
+    name: str
+    sql: str
+    place: Place
+    sql_place: Place
+    key: tuple[str, ...] | None = None
+    timezone: str = "UTC"
+    source: str | None = None
+    group: str = "main"
+
+
+@dataclass(frozen=True)
+class SinkConfig:
+    """`inputs` are the names under `from:`. `options` are the kind's own, already checked."""
+
+    name: str
+    type: Literal["sql"]
+    url: str
+    inputs: tuple[str, ...]
+    place: Place
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    file: Path
+    log: LogConfig
+    state: StateConfig
+    sources: Mapping[str, SourceConfig]
+    views: Mapping[str, ViewConfig]
+    sinks: Mapping[str, SinkConfig]

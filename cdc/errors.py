@@ -1,0 +1,92 @@
+"""Every error the platform raises on purpose.
+
+    CdcError                    what happened, where, hint (what to do next)
+    ├── ConfigError             the YAML or the command line; exit status 2
+    ├── CheckFailed             a check or a comparison did not hold; exit status 1
+    ├── SourceError             the database refuses, or cannot continue where we stopped
+    │   ├── SlotError           slot missing, invalidated, ahead of the log, of another database
+    │   └── SchemaChanged       a schema change that cannot be followed without help
+    ├── LogError                the log refuses, or its files are damaged
+    │   ├── Fenced              another process took over this producer or consumer
+    │   └── LogDamaged          a checksum, an offset or a file does not fit
+    ├── BadData                 one value or message that cannot be carried
+    ├── ViewError               a view cannot be planned or maintained
+    │   └── Unsupported         SQL that is refused, with its place in the text
+    └── SinkError               the store refuses
+
+`where` is file:line:column, topic/partition/offset, or a source position.
+Messages never contain secrets: URLs pass through `mask_url` first.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+class CdcError(Exception):
+    """What happened, where it happened, and what to do next."""
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what, self.where, self.hint = what, where, hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        return f"{place}{self.what}" + (f"\n  -> {self.hint}" if self.hint else "")
+
+
+class ConfigError(CdcError):
+    """connectors.yaml or the command line is wrong."""
+
+
+class CheckFailed(CdcError):
+    """A check or comparison did not hold."""
+
+
+class SourceError(CdcError):
+    """The source database refuses, or history does not continue where we stopped."""
+
+
+class SlotError(SourceError):
+    """The replication slot cannot be used without losing changes."""
+
+
+class SchemaChanged(SourceError):
+    """A schema change that cannot be followed without the operator."""
+
+
+class LogError(CdcError):
+    """The log refuses an operation."""
+
+
+class Fenced(LogError):
+    """A newer process owns this producer or consumer; this one must stop."""
+
+
+class LogDamaged(LogError):
+    """Stored bytes do not match their checksum or their neighbours."""
+
+
+class BadData(CdcError):
+    """A value that cannot be carried without changing it."""
+
+
+class ViewError(CdcError):
+    """A view cannot be planned or kept up to date."""
+
+
+class Unsupported(ViewError):
+    """SQL that is refused rather than answered wrongly."""
+
+
+class SinkError(CdcError):
+    """The downstream store refuses."""
+
+
+_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):([^@\s]*)@")
+_PASSWORD_PARAMETER = re.compile(r"(?i)(password|passwd|secret|token|api_key)=([^&\s'\"]+)")
+
+
+def mask_url(text: str) -> str:
+    """`text` with the password of every URL in it replaced by `***`."""
+    return _PASSWORD_PARAMETER.sub(r"\1=***", _PASSWORD.sub(r"\1:***@", text))

@@ -1,0 +1,1 @@
+"""The log: one protocol (`api`), two implementations (`embedded`, `kafka`)."""

@@ -1,0 +1,175 @@
+"""The seam between everything that writes changes and everything that reads them.
+
+Obligations of every implementation, proved by tests/contract/test_log.py:
+
+1.  An append is atomic over all its topics and frontier records: a reader that sees one record of
+    it through `read` up to a frontier sees them all.
+2.  `producer(name)` fences: when it returns, no append of an earlier producer of that name can
+    succeed any more (it raises Fenced), and `newest_frontier` reflects all that ever succeeded.
+3.  Offsets of a partition grow and are never reused, also by compaction. A partition has reached
+    offset E when a reader's position is >= E; a record *at* E-1 need not exist (SEMANTICS 3).
+4.  `read` returns only committed records, each at most once, in offset order.
+5.  Compaction keeps, per key, the newest record, and everything that a registered reader's floor
+    still needs (SEMANTICS 15). A delete is its own tombstone, kept for the retention time.
+6.  The log never blocks a reader for a writer or the other way round longer than one batch takes.
+
+Not promised: order between topics other than by frontiers; order between producers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cdc.changes import ChangeBatch, Int64s
+from cdc.frontiers import EndOffsets, Frontier
+from cdc.schema import TableSchema
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    """A topic as its producer wants it. `schema` is its first schema version."""
+
+    name: str
+    schema: TableSchema
+    partitions: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class LogBatch:
+    """Committed changes of one partition. `offsets[i]` is the offset of change i (ascending).
+
+    `next_offset` is where the reader stands after this batch (> the last offset, or beyond it
+    when records in between were aborted or compacted away).
+    """
+
+    topic: str
+    partition: int
+    offsets: Int64s
+    next_offset: int
+    changes: ChangeBatch
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """What failed, where, why, and the original bytes, for the topic `dead-letters`."""
+
+    connector: str
+    where: str
+    error: str
+    key: bytes | None
+    value: bytes | None
+
+
+class Producer(Protocol):
+    """The only live writer of one source's, or one view group's, topics."""
+
+    epoch: int
+
+    def create_topics(self, specs: Sequence[TopicSpec]) -> None:
+        """Make the topics that do not exist yet; a topic that exists is left as it is."""
+        ...
+
+    def set_schema(self, topic: str, schema: TableSchema) -> None:
+        """Register a newer schema version; batches appended from now on may have it."""
+        ...
+
+    def append(
+        self, batches: Sequence[tuple[str, ChangeBatch]], frontiers: Sequence[Frontier] = ()
+    ) -> EndOffsets:
+        """Append all of it, durably, or nothing.
+
+        `batches` are (topic, changes). `frontiers` go to the topics `<name>.frontier` (a view's to
+        `view.<name>.frontier`) with end_offsets, epoch and appended_us filled in; where `whole` is
+        False the end offsets of that name's newest whole frontier are repeated. Several frontier
+        records (a view group's) may be appended at once; each lists the topics of its own name only:
+        a source's `<name>.*`, a view's `view.<name>`.
+        Returns the end offsets of all topics of this producer. Raises Fenced, LogError.
+        """
+        ...
+
+    def dead_letter(self, letters: Sequence[DeadLetter]) -> None:
+        """Append to `dead-letters`, durably, before anything after it is acknowledged."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Reader(Protocol):
+    """A view of the log for one thread. Never writes."""
+
+    def topics(self) -> list[str]:
+        """All data topics that exist now, sorted."""
+        ...
+
+    def schema(self, topic: str) -> TableSchema:
+        """The newest schema version of the topic. Raises LogError when there is no such topic."""
+        ...
+
+    def end_offsets(self, topic: str) -> tuple[int, ...]:
+        """Per partition, the offset that the next record will have."""
+        ...
+
+    def generation(self, topic: str) -> str:
+        """The topic's identity (a uuid): another value means another topic under the same name."""
+        ...
+
+    def newest_frontier(self, name: str) -> Frontier | None:
+        """The newest frontier of a source, or of a view when `name` is `view.<name>`.
+
+        A partial record answers with its whole part (see cdc.frontiers); None before the first.
+        """
+        ...
+
+    def read(
+        self, topic: str, partition: int, start: int, end: int, max_rows: int = 65536
+    ) -> Iterator[LogBatch]:
+        """Committed changes with start <= offset < end, in offset order.
+
+        Each batch keeps the schema version that it was written with; `changes.conformed(newest)`
+        brings it forward. Small appends are joined into batches of about `max_rows`. The last
+        batch's `next_offset` is `end`; when nothing is left in the range, one empty batch says so.
+        Raises LogDamaged.
+        """
+        ...
+
+    def wait(self, names: Sequence[str], timeout_s: float) -> bool:
+        """Block until a frontier of one of `names` (as in newest_frontier) may have been appended
+        since the last call, at most `timeout_s`. Returns within milliseconds of the append."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Log(Protocol):
+    """A log, embedded or Kafka. Cheap to open; processes open their own."""
+
+    def producer(self, name: str) -> Producer:
+        """Become the producer `name` (a source's name, or `view.<group>`), fencing any other."""
+        ...
+
+    def reader(self) -> Reader: ...
+
+    def positions(self, consumer: str) -> dict[tuple[str, int], int]:
+        """The offsets that `consumer` (a sink's or a group's name) last recorded, for people and
+        for lag; a consumer's truth stands in its own store."""
+        ...
+
+    def record_positions(self, consumer: str, positions: Mapping[tuple[str, int], int]) -> None: ...
+
+    def set_floor(self, consumer: str, floor_us: int | None) -> None:
+        """Register that `consumer` may still need every record newer than the cut of `floor_us`
+        (append time of the oldest frontier that it may resume from); None: it needs none."""
+        ...
+
+    def compact(self, topics: Sequence[str] | None = None) -> Mapping[str, tuple[int, int]]:
+        """Compact now (embedded): per topic the records (before, after). On Kafka the broker
+        compacts; raises LogError saying so."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Delete a producer's topics and frontiers, or a consumer's positions and floor."""
+        ...
+
+    def close(self) -> None: ...

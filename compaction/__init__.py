@@ -1,0 +1,1 @@
+"""Fewer bytes, same answer: log compaction, and immutable sorted runs with their merging."""

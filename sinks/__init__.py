@@ -1,0 +1,1 @@
+"""Delivery outward: one module per store, shared delivery rules, query, verify."""

@@ -1,0 +1,1 @@
+"""SQL kept up to date: parse, plan, operators, arrangements, checkpoints, the maintainer."""
