@@ -88,6 +88,22 @@ class SinksPart(Protocol):
     def remove(self, config: Config, sink: str) -> list[str]: ...
 
 
+class CompactionPart(Protocol):
+    """Works on the embedded log only; on Kafka the broker compacts, and these raise LogError."""
+
+    def compact(self, config: Config, topics: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Compact now (no topics: all): per topic the records before and after."""
+        ...
+
+    def run(self, config: Config, stop: Stop) -> None:
+        """Compact in the background whenever it is worth it, until `stop()`."""
+        ...
+
+
+def compaction() -> CompactionPart:
+    return cast(CompactionPart, _part("compaction"))
+
+
 def views() -> ViewsPart:
     return cast(ViewsPart, _part("views"))
 
@@ -101,4 +117,12 @@ def _part(name: str) -> object:
     return found.load()
 
 
-__all__: Sequence[str] = ("SinksPart", "Stop", "ViewsPart", "sinks", "views")
+__all__: Sequence[str] = (
+    "CompactionPart",
+    "SinksPart",
+    "Stop",
+    "ViewsPart",
+    "compaction",
+    "sinks",
+    "views",
+)

@@ -163,11 +163,6 @@ class Log(Protocol):
         (append time of the oldest frontier that it may resume from); None: it needs none."""
         ...
 
-    def compact(self, topics: Sequence[str] | None = None) -> Mapping[str, tuple[int, int]]:
-        """Compact now (embedded): per topic the records (before, after). On Kafka the broker
-        compacts; raises LogError saying so."""
-        ...
-
     def remove(self, name: str) -> None:
         """Delete a producer's topics and frontiers, or a consumer's positions and floor."""
         ...
