@@ -1,0 +1,67 @@
+"""Server binaries from Maven, kept in a cache folder of the user's."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from demo.server_process import ServerFailed
+
+_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1"
+
+
+def cache_dir() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "cdc-views"
+
+
+def cached(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of the cache; `make(folder)` fills it the first time. Complete or absent,
+    also when several test processes ask at once or one is killed half-way."""
+    folder = cache_dir() / name
+    with _locked(cache_dir() / f"{name}.lock"):
+        if not folder.exists():
+            partial = folder.with_name(f"{name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            make(partial)
+            partial.rename(folder)
+    return folder
+
+
+def copy_artifact(coordinates: str, folder: Path) -> None:
+    """Put one artifact (group:artifact:version:type) into `folder`."""
+    _maven(f"{_PLUGIN}:copy", f"-Dartifact={coordinates}", f"-DoutputDirectory={folder}")
+
+
+def copy_dependencies(pom: str, folder: Path) -> None:
+    """Put every runtime dependency of a pom.xml into `folder`."""
+    file = folder / "pom.xml"
+    file.write_text(pom)
+    _maven(
+        f"{_PLUGIN}:copy-dependencies", "-DincludeScope=runtime",
+        f"-DoutputDirectory={folder}", "-f", str(file),
+    )  # fmt: skip
+
+
+def _maven(*arguments: str) -> None:
+    if shutil.which("mvn") is None:
+        raise ServerFailed("tests need `mvn` (Debian: maven) where no container engine answers")
+    done = subprocess.run(
+        ["mvn", "-q", "-B", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise ServerFailed(f"mvn {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
