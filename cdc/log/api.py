@@ -62,6 +62,20 @@ class DeadLetter:
     value: bytes | None
 
 
+@dataclass(frozen=True)
+class Horizon:
+    """What compaction has taken from a topic (SEMANTICS 15), as append times in microseconds.
+
+    superseded_us  a cut appended before this is not exact any more: a record that it needs may
+                   have been removed because a newer one superseded it. 0: every cut is exact.
+    tombstones_us  deletes up to this time were removed: whoever last read before it must reload
+                   and reconcile.
+    """
+
+    superseded_us: int
+    tombstones_us: int
+
+
 class Producer(Protocol):
     """The only live writer of one source's, or one view group's, topics."""
 
@@ -82,7 +96,8 @@ class Producer(Protocol):
 
         `batches` are (topic, changes). `frontiers` go to the topics `<name>.frontier` (a view's to
         `view.<name>.frontier`) with end_offsets, epoch and appended_us filled in; where `whole` is
-        False the end offsets of that name's newest whole frontier are repeated. Several frontier
+        False the end offsets and appended_us of that name's newest whole frontier are repeated
+        (none and 0 before the first). Several frontier
         records (a view group's) may be appended at once; each lists the topics of its own name only:
         a source's `<name>.*`, a view's `view.<name>`.
         Returns the end offsets of all topics of this producer. Raises Fenced, LogError.
@@ -118,8 +133,24 @@ class Reader(Protocol):
     def newest_frontier(self, name: str) -> Frontier | None:
         """The newest frontier of a source, or of a view when `name` is `view.<name>`.
 
-        A partial record answers with its whole part (see cdc.frontiers); None before the first.
+        A partial record answers with its whole part (see cdc.frontiers): its end offsets and
+        `appended_us` are the newest whole frontier's. Before the first whole one these are empty
+        and 0: there is no cut yet. None before the first record.
         """
+        ...
+
+    def frontiers(self, name: str, start: int = 0) -> Iterator[tuple[int, Frontier]]:
+        """The records of `<name>.frontier` that are still kept, with their offsets >= `start`, up
+        to the newest, for people."""
+        ...
+
+    def dead_letters(self, start: int = 0) -> Iterator[tuple[int, DeadLetter]]:
+        """The records of `dead-letters` with their offsets >= `start`, up to the newest."""
+        ...
+
+    def horizon(self, topic: str) -> Horizon:
+        """What compaction has taken. A cut that was read completely is exact when its frontier's
+        `appended_us` >= `superseded_us`, asked *after* the read."""
         ...
 
     def read(
@@ -129,7 +160,8 @@ class Reader(Protocol):
 
         Each batch keeps the schema version that it was written with; `changes.conformed(newest)`
         brings it forward. Small appends are joined into batches of about `max_rows`. The last
-        batch's `next_offset` is `end`; when nothing is left in the range, one empty batch says so.
+        batch's `next_offset` is `end` (at most the partition's end); when nothing is left in the
+        range, one empty batch says so.
         Raises LogDamaged.
         """
         ...
@@ -161,6 +193,14 @@ class Log(Protocol):
     def set_floor(self, consumer: str, floor_us: int | None) -> None:
         """Register that `consumer` may still need every record newer than the cut of `floor_us`
         (append time of the oldest frontier that it may resume from); None: it needs none."""
+        ...
+
+    def consumers(self) -> list[str]:
+        """Everybody who recorded positions or a floor, sorted."""
+        ...
+
+    def floors(self) -> dict[str, int]:
+        """The floors that are registered now, by consumer."""
         ...
 
     def remove(self, name: str) -> None:
