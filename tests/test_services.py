@@ -42,7 +42,8 @@ def test_a_database_goes_with_its_slots_and_its_connections(postgres: PostgresSe
         postgres.drop_database(name)
         with psycopg.connect(postgres.superuser_url) as connection:
             left = """SELECT datname FROM pg_database WHERE datname = %(name)s
-                      UNION ALL SELECT slot_name FROM pg_replication_slots WHERE database = %(name)s"""
+                      UNION ALL
+                      SELECT slot_name FROM pg_replication_slots WHERE database = %(name)s"""
             assert connection.execute(left, {"name": name}).fetchall() == []
 
 
