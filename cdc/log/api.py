@@ -140,8 +140,8 @@ class Reader(Protocol):
         ...
 
     def frontiers(self, name: str, start: int = 0) -> Iterator[tuple[int, Frontier]]:
-        """The records of `<name>.frontier` that are still kept, with their offsets >= `start`, up
-        to the newest, for people."""
+        """The records of `<name>.frontier` that are still kept, with their offsets >= `start`
+        (negative: counted back from the end), up to the newest."""
         ...
 
     def dead_letters(self, start: int = 0) -> Iterator[tuple[int, DeadLetter]]:

@@ -111,6 +111,8 @@ class EmbeddedReader:
         return None
 
     def frontiers(self, name: str, start: int = 0) -> Iterator[tuple[int, Frontier]]:
+        if start < 0:
+            start = max(0, (self._newest_id(name) & OFFSET_MASK) + 1 + start)
         while (found := self._name(name)) is not None:
             file, number = found
             low, high = number << OFFSET_BITS | start, number << OFFSET_BITS | OFFSET_MASK
