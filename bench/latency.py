@@ -1,7 +1,7 @@
 """Commit in Postgres → visible in the view's topic, at 200 commits a second.
 
-A real Postgres, `cdc run` with one source and one view (orders joined to customers), and a reader of
-the view's topic in this process. Time runs from the moment the client is told "committed" to the
+A real Postgres, `cdc run` with one source and one view (orders joined to customers), and a reader
+of the view's topic in this process. Time runs from the moment the client is told "committed" to the
 moment the reader holds the record.
 
     .venv/bin/python -m bench.latency
@@ -126,8 +126,12 @@ def main() -> None:
             postgres.stop()
     report(
         [
-            Figure("commit -> view topic p50", "ms", tuple(percentile(r, 0.5) for r in runs), "<= 12"),
-            Figure("commit -> view topic p99", "ms", tuple(percentile(r, 0.99) for r in runs), "<= 60"),
+            Figure(
+                "commit -> view topic p50", "ms", tuple(percentile(r, 0.5) for r in runs), "<= 12"
+            ),
+            Figure(
+                "commit -> view topic p99", "ms", tuple(percentile(r, 0.99) for r in runs), "<= 60"
+            ),
             Figure("fdatasync p50 in the same folder", "ms", (disk_ms,)),
         ]
     )

@@ -53,7 +53,9 @@ class ChangeBatch:
     @property
     def nbytes(self) -> int:
         """Memory of the columns, in bytes."""
-        return int(self.rows.nbytes + (self.before.nbytes if self.before else 0) + 25 * self.num_rows)
+        return int(
+            self.rows.nbytes + (self.before.nbytes if self.before else 0) + 25 * self.num_rows
+        )
 
     def slice(self, start: int, length: int | None = None) -> ChangeBatch:
         """Changes start .. start+length, sharing memory."""
@@ -127,7 +129,9 @@ class ChangeBatch:
         width = len(schema.columns)
         meta = [stored.column(i).to_numpy(zero_copy_only=False) for i in range(len(_META))]
         first = len(_META)
-        rows = pa.RecordBatch.from_arrays(stored.columns[first : first + width], schema=schema.arrow)
+        rows = pa.RecordBatch.from_arrays(
+            stored.columns[first : first + width], schema=schema.arrow
+        )
         if stored.num_columns == first + width:
             return cls(schema, meta[0], meta[1], meta[2], meta[3], rows)
         has_before = stored.column(first + width).to_numpy(zero_copy_only=False)
@@ -156,7 +160,10 @@ def concat(batches: Sequence[ChangeBatch]) -> ChangeBatch:
         if with_before
         else None,
         np.concatenate(
-            [np.zeros(b.num_rows, np.bool_) if b.has_before is None else b.has_before for b in batches]
+            [
+                np.zeros(b.num_rows, np.bool_) if b.has_before is None else b.has_before
+                for b in batches
+            ]
         )
         if with_before
         else None,

@@ -2,6 +2,7 @@
 
     CdcError                    what happened, where, hint (what to do next)
     ├── ConfigError             the YAML or the command line; exit status 2
+    │   └── ConfigProblems      several of them, found in one reading
     ├── CheckFailed             a check or a comparison did not hold; exit status 1
     ├── SourceError             the database refuses, or cannot continue where we stopped
     │   ├── SlotError           slot missing, invalidated, ahead of the log, of another database
@@ -13,6 +14,7 @@
     ├── ViewError               a view cannot be planned or maintained
     │   └── Unsupported         SQL that is refused, with its place in the text
     └── SinkError               the store refuses
+        └── StoreUnavailable    it may accept later: down, locked, out of space; retried
 
 `where` is file:line:column, topic/partition/offset, or a source position.
 Messages never contain secrets: URLs pass through `mask_url` first.
@@ -21,6 +23,7 @@ Messages never contain secrets: URLs pass through `mask_url` first.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
 class CdcError(Exception):
@@ -37,6 +40,17 @@ class CdcError(Exception):
 
 class ConfigError(CdcError):
     """connectors.yaml or the command line is wrong."""
+
+
+class ConfigProblems(ConfigError):
+    """Several mistakes of one file, reported together."""
+
+    def __init__(self, errors: Sequence[ConfigError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__(f"{len(self.errors)} mistakes in the configuration")
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)
 
 
 class CheckFailed(CdcError):
@@ -81,6 +95,10 @@ class Unsupported(ViewError):
 
 class SinkError(CdcError):
     """The downstream store refuses."""
+
+
+class StoreUnavailable(SinkError):
+    """The store does not answer, or is locked: the same request may succeed later."""
 
 
 _PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):([^@\s]*)@")

@@ -97,7 +97,9 @@ class Source(Protocol):
         """All rows of `tables` as R changes at one position; only the last piece is whole."""
         ...
 
-    def stream(self, frontier: Frontier, max_piece_bytes: int, max_wait_s: float) -> Iterator[Piece]:
+    def stream(
+        self, frontier: Frontier, max_piece_bytes: int, max_wait_s: float
+    ) -> Iterator[Piece]:
         """Changes after `frontier`, for ever. Yields at least once per `max_wait_s` (an empty
         piece at the newest position known) so that the agent can stop or publish progress."""
         ...

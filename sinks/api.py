@@ -39,7 +39,9 @@ class SinkPosition:
 
     offsets      per topic, per partition: next offset to read
     generations  per topic: its identity; another value means the topic was made anew
-    chunk        0: the whole cut; n: n chunks of an oversized cut were applied (SEMANTICS 34)
+    chunk        0: the whole cut; n: n chunks of an oversized cut were applied (SEMANTICS 34);
+                 `vector` is then still that of the last whole cut, `offsets` are further on
+    appended_us  append time of the oldest frontier reflected, for compaction's floor
     """
 
     vector: Vector
@@ -47,6 +49,7 @@ class SinkPosition:
     generations: Mapping[str, str]
     commit_us: int = 0
     chunk: int = 0
+    appended_us: int = 0
 
     def to_json(self) -> str:
         body = {
@@ -55,6 +58,7 @@ class SinkPosition:
             "generations": dict(self.generations),
             "commit_us": self.commit_us,
             "chunk": self.chunk,
+            "appended_us": self.appended_us,
         }
         return json.dumps(body, sort_keys=True)
 
@@ -67,6 +71,7 @@ class SinkPosition:
             body["generations"],
             body["commit_us"],
             body["chunk"],
+            body.get("appended_us", 0),
         )
 
 
@@ -86,6 +91,10 @@ class SinkCut:
     position: SinkPosition
     first_load: bool = False
     """The store is empty and this is the first cut: plain inserts are enough."""
+    replace: bool = False
+    """A reload: once its last chunk (position.chunk 0) is applied, the store holds exactly the
+    rows of this and the chunks before it. Until then readers see the old rows, and the stored
+    position stays the old one: a reload that was interrupted begins anew."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +104,18 @@ class QueryResult:
 
 
 class Sink(Protocol):
-    """One store. Raises SinkError (with what to do) and Fenced."""
+    """One store. Raises SinkError (with what to do), StoreUnavailable (try again) and Fenced."""
+
+    empty: bool
+    """After `open`: no table of the sink existed, so that plain inserts are enough."""
+    rest_ratio: float
+    """How long to leave the store alone after a write, as a multiple of the write's time."""
 
     def check(self, inputs: Sequence[SinkInput]) -> list[Finding]: ...
 
     def open(self, inputs: Sequence[SinkInput]) -> SinkPosition | None:
-        """Fence older owners, make tables that are missing, return the stored position."""
+        """Fence older owners, make tables that are missing, add columns that are new. The stored
+        position; None when there is none, or when a table had to be made: load from zero."""
         ...
 
     def apply(self, cut: SinkCut) -> None: ...

@@ -9,7 +9,7 @@ whose column names never collide; the planner qualifies them).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal as L
+from typing import Literal
 
 import pyarrow as pa
 
@@ -105,7 +105,7 @@ class Join:
 
     left: Node
     right: Node
-    kind: L["inner", "left"]
+    kind: Literal["inner", "left"]
     left_keys: tuple[Expr, ...]
     right_keys: tuple[Expr, ...]
     residual: Expr | None
@@ -117,7 +117,7 @@ class Join:
 class AggregateCall:
     """One aggregate. `arg` None is count(*)."""
 
-    function: L["count", "sum", "avg", "min", "max"]
+    function: Literal["count", "sum", "avg", "min", "max"]
     arg: Expr | None
     distinct: bool
     name: str

@@ -33,7 +33,9 @@ class ViewsPart(Protocol):
         """Each view's output schema, by view name. Raises ViewError."""
         ...
 
-    def inputs(self, config: Config, tables: Mapping[str, TableSchema], view: str) -> tuple[str, ...]:
+    def inputs(
+        self, config: Config, tables: Mapping[str, TableSchema], view: str
+    ) -> tuple[str, ...]:
         """Every table (`source.schema.table`) that the view reads, also through other views."""
         ...
 
@@ -67,7 +69,9 @@ class ViewsPart(Protocol):
 
 
 class SinksPart(Protocol):
-    def check(self, config: Config, sink: str, schemas: Mapping[str, TableSchema]) -> list[Finding]: ...
+    def check(
+        self, config: Config, sink: str, schemas: Mapping[str, TableSchema]
+    ) -> list[Finding]: ...
 
     def deliver(self, config: Config, sink: str, log: Log, stop: Stop) -> None:
         """Keep a sink equal to its inputs until `stop()`."""

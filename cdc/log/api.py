@@ -97,9 +97,9 @@ class Producer(Protocol):
         `batches` are (topic, changes). `frontiers` go to the topics `<name>.frontier` (a view's to
         `view.<name>.frontier`) with end_offsets, epoch and appended_us filled in; where `whole` is
         False the end offsets and appended_us of that name's newest whole frontier are repeated
-        (none and 0 before the first). Several frontier
-        records (a view group's) may be appended at once; each lists the topics of its own name only:
-        a source's `<name>.*`, a view's `view.<name>`.
+        (none and 0 before the first). Several frontier records (a view group's) may be appended at
+        once; each lists the topics of its own name only: a source's `<name>.*`, a view's
+        `view.<name>`.
         Returns the end offsets of all topics of this producer. Raises Fenced, LogError.
         """
         ...

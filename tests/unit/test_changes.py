@@ -99,7 +99,11 @@ def test_a_renamed_column_is_found_by_attnum() -> None:
         (Column("x", pa.binary(), "bytea"), "\\xdead", b"\xde\xad"),
         (Column("n", NUMERIC_TEXT, "numeric"), "1.50", "1.50"),
         (Column("d", pa.decimal128(5, 2), "numeric(5,2)"), "1.50", "1.50"),
-        (Column("s", pa.timestamp("us"), "timestamp"), "2026-01-02 03:04:05", "2026-01-02 03:04:05"),
+        (
+            Column("s", pa.timestamp("us"), "timestamp"),
+            "2026-01-02 03:04:05",
+            "2026-01-02 03:04:05",
+        ),
         (
             Column("z", pa.timestamp("us", "UTC"), "timestamptz"),
             "2026-01-02 03:04:05+00",
