@@ -50,6 +50,8 @@ RESTART_ABOVE_BYTES = 512 * 2**20
 IDLE_CHECKPOINT_ABOVE_BYTES = 2**20
 IDLE_AFTER_S = 1.0
 DEAD_LETTER_RETENTION_S = 7 * 86400.0
+BATCH_ROWS_MAX = 65_536
+BATCH_BYTES_MAX = 16 * 2**20
 _APPEND_OVERHEAD_BYTES = 4 * PAGE_BYTES
 
 logger = logging.getLogger(__name__)
@@ -263,16 +265,15 @@ class EmbeddedProducer:
         if changes.num_rows == 0:
             return
         count = len(self._topic(topic).partition_ids)
-        if count == 1:
-            yield 0, changes
+        if count == 1 or not changes.schema.key:
+            for part in _in_pieces(changes):
+                yield 0, part
             return
         keys = [changes.rows.column(name) for name in changes.schema.key]
-        if not keys:
-            yield 0, changes
-            return
         target = hash_columns(keys) % np.uint64(count)
         for partition in np.unique(target):
-            yield int(partition), changes.take(np.flatnonzero(target == partition))
+            for part in _in_pieces(changes.take(np.flatnonzero(target == partition))):
+                yield int(partition), part
 
     def _filled(
         self, frontier: Frontier, ends: EndOffsets, appended_us: int
@@ -386,6 +387,17 @@ class EmbeddedProducer:
             work()
         except sqlite3.Error as error:
             logger.warning("%s", translated(error, self._path, self._name))
+
+
+def _in_pieces(changes: ChangeBatch) -> Iterator[ChangeBatch]:
+    """The changes in batches that a reader can hold in memory beside its own work."""
+    share = max(1, changes.num_rows * BATCH_BYTES_MAX // max(1, changes.nbytes))
+    length = min(BATCH_ROWS_MAX, share)
+    if changes.num_rows <= length:
+        yield changes
+        return
+    for start in range(0, changes.num_rows, length):
+        yield changes.slice(start, length)
 
 
 def checkpoint_mode(wal_bytes: int, idle: bool) -> str:

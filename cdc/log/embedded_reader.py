@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +118,8 @@ class EmbeddedReader:
             low, high = number << OFFSET_BITS | start, number << OFFSET_BITS | OFFSET_MASK
             with sqlite_errors(file.path, f"{name}.frontier"):
                 rows = file.connection.execute(
-                    "SELECT id, body FROM frontiers WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1000",
+                    "SELECT id, body FROM frontiers WHERE id BETWEEN ? AND ? "
+                    "ORDER BY id LIMIT 1000",
                     (low, high),
                 ).fetchall()
             if not rows:
@@ -329,7 +330,7 @@ def _check_coverage(rows: Sequence[StoredBatch], start: int, place: str) -> None
     """Raise LogDamaged unless the rows cover offsets from `start` without gap or overlap."""
     if not rows or not rows[0].base <= start < rows[0].next:
         raise damaged("records are missing", place, start)
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         if before.next != after.base:
             what = "overlap" if before.next > after.base else "are missing"
             raise damaged(f"records {what}", place, min(before.next, after.base))
