@@ -5,7 +5,7 @@ Per partition:
 2.  Judge the records of the batches up to the floor (compaction.superseded).
 3.  Record the horizon, in a transaction of its own, before anything goes: a reader that took an
     older cut then learns that the cut is not exact any more.
-4.  Rewrite from the lowest offset upwards, about `TARGET_ROWS` records per transaction: batches
+4.  Rewrite from the lowest offset upwards, one rewritten batch per transaction: batches
     that lose records, and small neighbours, which are joined. A rewritten batch has explicit
     offsets and covers the offsets of all batches that it replaces.
 
@@ -45,9 +45,9 @@ from cdc.log.embedded_files import (
 from cdc.log.embedded_producer import covers_topic, end_offset, newest_frontier_row
 from cdc.schema import TableSchema
 from compaction.policy import (
+    READ_BYTES,
     SMALL_BATCH_BYTES,
-    TARGET_BYTES,
-    TARGET_ROWS,
+    Held,
     PartitionSize,
     Policy,
     floor_us,
@@ -131,14 +131,14 @@ class ProducerFile:
             last_id = self._last_id(partition, floor)
             if last_id is None:
                 return before, before
-            # Removal of an old delete must not undo what the floor still needs either.
+            # The batches end at the floor: whoever may resume there has seen their deletes.
             retention_us = int((time.time() - tombstone_retention_s) * 1e6)
 
             def scan() -> Iterator[KeyedBatch]:
                 for row in self._rows(partition, last_id):
                     yield _keyed(row, schemas, newest, partition.place)
 
-            verdict = judge(scan, min(retention_us, floor))
+            verdict = judge(scan, retention_us)
             self._record_horizon(partition, verdict.superseded_us, verdict.tombstones_us)
             self._rewrite(partition, last_id, schemas, verdict.removed, stop)
             return before, self.size(partition).records
@@ -193,7 +193,7 @@ class ProducerFile:
         for row in cursor:
             found.append(StoredBatch(row[0], row[0] & OFFSET_MASK, *row[1:]))
             size += len(found[-1].data)
-            if size >= TARGET_BYTES or len(found) >= _ROWS_PER_READ:
+            if size >= READ_BYTES or len(found) >= _ROWS_PER_READ:
                 break
         cursor.close()
         return found
@@ -271,21 +271,21 @@ def _stored(
 
 
 def _groups(rows: Iterator[StoredBatch], removed: np.ndarray) -> Iterator[list[StoredBatch]]:
-    """Neighbours to be joined: together about TARGET_ROWS kept records, of one schema version.
-    A large batch that loses nothing stands alone, and is left as it is."""
+    """Neighbours of one schema version to be joined: together about a target's worth of kept
+    records, read from not much more. A large batch that loses nothing stands alone, and is left
+    as it is."""
     group: list[StoredBatch] = []
-    kept = size = at = 0
+    held = Held()
+    at = 0
     for row in rows:
         left = row.count - int(removed[at : at + row.count].sum())
-        share = len(row.data) * left // max(1, row.count)
         at += row.count
-        fits = kept + left <= TARGET_ROWS and size + share <= TARGET_BYTES
+        held = held.with_batch(row.count, left, len(row.data))
         same = group and (row.version, row.with_before) == (group[0].version, group[0].with_before)
-        if group and not (fits and same):
+        if group and not (same and held.fits):
             yield group
-            group, kept, size = [], 0, 0
+            group, held = [], Held().with_batch(row.count, left, len(row.data))
         group.append(row)
-        kept, size = kept + left, size + share
     if group:
         yield group
 
@@ -329,6 +329,3 @@ def producer_files(layout: Layout) -> Iterator[list[ProducerFile]]:
     finally:
         for file in files:
             file.close()
-
-
-__all__ = ("CompactorBusy", "Partition", "ProducerFile", "producer_files", "sole_compactor")

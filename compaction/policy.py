@@ -8,6 +8,8 @@ from dataclasses import dataclass
 SMALL_BATCH_BYTES = 16 * 1024
 TARGET_ROWS = 16_384
 TARGET_BYTES = 4 * 2**20
+READ_ROWS = 4 * TARGET_ROWS
+READ_BYTES = 4 * TARGET_BYTES
 
 
 @dataclass(frozen=True)
@@ -50,3 +52,28 @@ def floor_us(floors: Iterable[int], newest_whole_us: int, now_us: int, policy: P
     """Records superseded up to this append time may go (SEMANTICS 15): no reader's floor, not
     the newest cut, and nothing younger than the grace is harmed."""
     return min([*floors, newest_whole_us, now_us - int(policy.grace_s * 1e6)])
+
+
+@dataclass(frozen=True)
+class Held:
+    """The batches that a rewrite would join: records read, records and bytes kept."""
+
+    rows: int = 0
+    rows_kept: int = 0
+    size_bytes: int = 0
+    kept_bytes: int = 0
+
+    def with_batch(self, rows: int, kept: int, size_bytes: int) -> Held:
+        share = size_bytes * kept // max(1, rows)
+        return Held(
+            self.rows + rows,
+            self.rows_kept + kept,
+            self.size_bytes + size_bytes,
+            self.kept_bytes + share,
+        )
+
+    @property
+    def fits(self) -> bool:
+        """Whether one rewritten batch, and the memory to make it, may be this large."""
+        small = self.rows_kept <= TARGET_ROWS and self.kept_bytes <= TARGET_BYTES
+        return small and self.rows <= READ_ROWS and self.size_bytes <= READ_BYTES

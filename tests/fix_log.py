@@ -1,6 +1,6 @@
 """Logs for tests, and the small tables that they carry.
 
-    log_config   function: a fresh log of every implementation (Kafka's is a `service`)
+log_config   function: a fresh log of every implementation (Kafka's is a `service`)
 """
 
 from __future__ import annotations
