@@ -1,0 +1,136 @@
+"""GROUP BY, and DISTINCT as GROUP BY all columns without aggregates (SEMANTICS 22, 25).
+
+A step evaluates the aggregates' arguments, lets the groups' state (views.group_state) take the rows
+in, and puts out -1 the row that each touched group had and +1 the row that it has, unless they are
+equal. Without GROUP BY there is one group, which exists from the first cut on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from cdc.changes import Bools, Int64s
+from cdc.errors import ViewError
+from compaction.equality import equal_exactly
+from views.accumulators import read_avg, read_sum
+from views.delta import Delta
+from views.failures import Checked
+from views.group_state import Argument, Grouping, Touched
+from views.operators_linear import Slots
+from views.plan import AggregateCall
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one aggregate call is read from the state."""
+
+    call: AggregateCall
+    kind: pa.DataType | None
+    count: int
+    first: int
+    width: int
+
+
+class Aggregate:
+    """The operator: evaluates, groups, and puts out what changed."""
+
+    def __init__(
+        self,
+        source: int,
+        target: int,
+        group_places: Sequence[int],
+        arguments: Checked | None,
+        grouping: Grouping,
+        readings: Sequence[Reading],
+        schema: pa.Schema,
+    ) -> None:
+        self._source, self._target = source, target
+        self._group_places, self._arguments = tuple(group_places), arguments
+        self.grouping, self._readings, self._schema = grouping, tuple(readings), schema
+
+    def run(self, slots: Slots) -> None:
+        delta = slots[self._source]
+        values: list[pa.Array] = []
+        if delta is None:
+            if self._group_places or not self.grouping.arrangement.is_empty:
+                return
+            keys, weights = [], np.zeros(0, np.int64)
+            values = [pa.nulls(0, a.kind) for a in self._by_place()]
+        else:
+            if self._arguments is not None:
+                values, delta = self._arguments.evaluate(delta)
+            keys, weights = [delta.rows.column(i) for i in self._group_places], delta.weights
+            if not len(weights) and (keys or not self.grouping.arrangement.is_empty):
+                return
+        touched = self.grouping.step(keys, values, weights)
+        slots[self._target] = self._output(touched)
+
+    def _by_place(self) -> list[Argument]:
+        placed = {a.place: a for a in self.grouping.arguments if a.place is not None}
+        return [placed[i] for i in sorted(placed)]
+
+    def _output(self, touched: Touched) -> Delta | None:
+        if not self._readings:
+            delta = touched.delta_of_groups()
+            if delta is None:
+                return None
+            columns = delta.rows.columns[: self.grouping.width]
+            return Delta(pa.RecordBatch.from_arrays(columns, schema=self._schema), delta.weights)
+        had, has = touched.known.copy(), touched.alive.copy()
+        after = self._read(touched.after, has)
+        if not had.any():
+            return _delta([(after, has, 1)], self._schema)
+        before = self._read(touched.before, had)
+        same = equal_exactly(before.columns, after.columns)
+        unchanged = had & has if same is None else had & has & same
+        had &= ~unchanged
+        has &= ~unchanged
+        return _delta([(before, had, -1), (after, has, 1)], self._schema)
+
+    def _read(self, state: pa.RecordBatch, which: Bools) -> pa.RecordBatch:
+        width = self.grouping.width
+        columns = state.columns[:width]
+        states = state.columns[width + 1 :]
+        rows = state.column(width).to_numpy()
+        for reading in self._readings:
+            try:
+                columns.append(_value(reading, states, rows))
+            except OverflowError as error:
+                raise ViewError(
+                    f"{reading.call.function} ({reading.call.name}): {error}"
+                ) from error
+        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+
+
+def _value(reading: Reading, states: list[pa.Array], rows: Int64s) -> pa.Array:
+    """One aggregate's value for each group."""
+    call, kind = reading.call, reading.kind
+    if kind is None:
+        return pa.array(rows).cast(call.type)
+    mine = states[reading.first : reading.first + reading.width]
+    if call.function in ("min", "max"):
+        return mine[0] if mine[0].type == call.type else mine[0].cast(call.type)
+    if call.function == "count":
+        return states[reading.count].cast(call.type)
+    counts = states[reading.count].to_numpy()
+    read = read_sum if call.function == "sum" else read_avg
+    return read(kind, mine, counts, call.type)
+
+
+def _delta(parts: list[tuple[pa.RecordBatch, Bools, int]], schema: pa.Schema) -> Delta | None:
+    rows, weights = [], []
+    for batch, which, weight in parts:
+        places = np.flatnonzero(which)
+        if len(places):
+            rows.append(batch if len(places) == len(which) else batch.take(pa.array(places)))
+            weights.append(np.full(len(places), weight))
+    if not rows:
+        return None
+    if len(rows) == 1:
+        return Delta(rows[0], weights[0])
+    columns = [pa.concat_arrays([b.column(i) for b in rows]) for i in range(len(schema))]
+    return Delta(pa.RecordBatch.from_arrays(columns, schema=schema), np.concatenate(weights))
