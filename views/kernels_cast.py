@@ -26,7 +26,7 @@ from views.arrays import (
     values,
     wrap,
 )
-from views.kernels_time import DAY_US, civil, infinite
+from views.kernels_time import DAY_US, civil
 from views.plan import Call
 from views.types import typmod
 
@@ -74,7 +74,13 @@ def integer_to_numeric(call: Call) -> Kernel:
         return lambda args, rows: (wrap(args[0].cast(pa.string()), NUMERIC_TEXT), None)
     if typmod(call.sql_type) is not None:
         return numeric_to_numeric(call)
-    return lambda args, rows: (args[0].cast(pa.int64()).cast(call.type), None)
+    return lambda args, rows: (_widened(args[0], call.type), None)
+
+
+def _widened(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Arrow wants room for any int64; the planner knows that there is less."""
+    digits = {2: 5, 4: 10, 8: 19}[array.type.bit_width // 8]
+    return array.cast(pa.decimal128(min(digits + kind.scale, 38), kind.scale)).cast(kind)
 
 
 def numeric_to_numeric(call: Call) -> Kernel:
@@ -299,11 +305,16 @@ def date_to_text(call: Call) -> Kernel:
     def run(args: Sequence[pa.Array], rows: int) -> Result:
         array = args[0]
         odd = _odd(array)
-        plain = array if odd is None else pc.if_else(pa.array(odd), pa.scalar(None, array.type), array)
+        plain = (
+            array if odd is None else pc.if_else(pa.array(odd), pa.scalar(None, array.type), array)
+        )
         texts = _iso(plain, zone)
         if odd is None:
             return texts, None
-        rest = [odd_date(v, array.type, zone) if o else None for v, o in zip(values(array), odd, strict=True)]
+        rest = [
+            odd_date(v, array.type, zone) if o else None
+            for v, o in zip(values(array), odd, strict=True)
+        ]
         return pc.if_else(pa.array(odd), pa.array(rest, pa.string()), texts), None
 
     return run
@@ -427,7 +438,9 @@ def read_float(given: str, dtype: np.dtype[Any]) -> Any:
         return None
     with np.errstate(all="ignore"):
         value = dtype.type(given)
-    lost = not np.isfinite(value) or (value == 0 and any(c in "123456789" for c in given.lower().split("e")[0]))
+    lost = not np.isfinite(value) or (
+        value == 0 and any(c in "123456789" for c in given.lower().split("e")[0])
+    )
     return None if lost else value
 
 

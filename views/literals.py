@@ -10,7 +10,7 @@ import numpy as np
 
 from cdc.schema import DATE_INFINITY, NUMERIC_TEXT, TIMESTAMP_INFINITY
 from views import numeric
-from views.kernels_cast import read_float, read_boolean, read_numeric
+from views.kernels_cast import read_boolean, read_float, read_numeric
 from views.kernels_time import Interval
 from views.plan import Constant
 from views.types import BIGINT, INTEGER, Type, base, is_enum, named, typmod
@@ -110,7 +110,9 @@ def _date(text: str, type: Type) -> int:
         raise BadLiteral(f"{text!r} is no date: {error}") from None
 
 
-_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d([ t]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?(z|[+-]\d\d(:?\d\d)?)?")
+_TIMESTAMP = re.compile(
+    r"\d{4}-\d\d-\d\d([ t]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?(z|[+-]\d\d(:?\d\d)?)?"
+)
 
 
 def _timestamp(text: str, type: Type) -> int:
