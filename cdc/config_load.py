@@ -1,0 +1,206 @@
+"""connectors.yaml → `Config`: read once, checked in full, every mistake reported together.
+
+1. compose the YAML with its places (cdc.config_yaml)
+2. read each section into its dataclass; names first, since sections refer to each other
+3. check what crosses sections: `from:`, `source:`, clashing names (cdc.config_names)
+4. raise all that was noted, or return the Config
+
+Relative paths are relative to the file's directory. What a later version brings is refused by name
+("not supported yet in this version"), so that nobody looks for a spelling mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, TypeVar, cast
+from urllib.parse import urlsplit
+from zoneinfo import available_timezones
+
+from cdc.config import (
+    Config,
+    LogConfig,
+    SinkConfig,
+    SourceConfig,
+    StateConfig,
+    ViewConfig,
+)
+from cdc.config_names import check_identifier, check_references, check_replication_name
+from cdc.config_yaml import Section, compose, nearest
+
+LATER = "it comes in a later version"
+SOURCE_TYPES, SOURCE_TYPES_LATER = ("postgres",), ("mysql", "mariadb")
+SINK_TYPES, SINK_TYPES_LATER = ("sql",), ("elasticsearch", "redis")
+SNAPSHOTS = ("initial", "never", "only")
+URL_SCHEMES = {"postgres": ("postgresql", "postgres")}
+
+Item = TypeVar("Item")
+Snapshot = Literal["initial", "never", "only"]
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """The configuration in `path`. Raises ConfigError (ConfigProblems when there are several)."""
+    problems, top = compose(path, environ)
+    log = _log(top.section("log"), path)
+    state = _state(top.section("state"), log.path, path)
+    sources = _named(top, "sources", "source", _source)
+    views = _named(top, "views", "view", _view)
+    sinks = _named(top, "sinks", "sink", _sink)
+    top.done()
+    config = Config(path.absolute(), log, state, sources, views, sinks)
+    check_references(problems, config, top)
+    problems.raise_any()
+    return config
+
+
+def _named(
+    top: Section, key: str, kind: str, read: Callable[[str, Section], Item | None]
+) -> dict[str, Item]:
+    """The items of one of the three mappings, by name; those of a refused type are left out."""
+    outer = top.section(key)
+    found: dict[str, Item] = {}
+    for name in outer.names:
+        check_identifier(outer.problems, outer.key_place(name), kind, name)
+        inner = outer.section(name, f"{kind} '{name}'")
+        item = read(name, inner)
+        inner.done()
+        if item is not None:
+            found[name] = item
+    return found
+
+
+def _log(section: Section, file: Path) -> LogConfig:
+    kind = section.choice("type", ("embedded", "kafka"), "embedded")
+    section.refuse(("schema_registry", "format"), LATER)
+    config = LogConfig(
+        type="kafka" if kind == "kafka" else "embedded",
+        path=_path(file, section.text("path", ".cdc")),
+        min_compaction_lag_s=section.seconds("min_compaction_lag_s", 86400.0),
+        tombstone_retention_s=section.seconds("tombstone_retention_s", 86400.0),
+    )
+    if kind == "kafka":
+        return replace(
+            config,
+            bootstrap_servers=section.text("bootstrap_servers"),
+            partitions=section.integer("partitions", 1, 1, 10_000),
+            topic_prefix=section.maybe_empty("topic_prefix"),
+            config=section.strings("config"),
+        )
+    for key in ("bootstrap_servers", "partitions", "topic_prefix", "config"):
+        if key in section:
+            section.note(key, f"`{key}` belongs to a log of type kafka", "set `type: kafka`")
+    section.ignore("bootstrap_servers", "partitions", "topic_prefix", "config")
+    section.done()
+    return config
+
+
+def _state(section: Section, log_path: Path, file: Path) -> StateConfig:
+    config = StateConfig(
+        path=_path(file, section.text("path", str(log_path / "state"))),
+        memory_max_bytes=section.size_bytes("memory_max", 500 * 2**20, least=16 * 2**20),
+        checkpoint_interval_s=section.seconds("checkpoint_interval_s", 10.0, least=0.1),
+    )
+    section.done()
+    return config
+
+
+def _source(name: str, section: Section) -> SourceConfig | None:
+    kind = section.choice("type", (*SOURCE_TYPES, *SOURCE_TYPES_LATER))
+    if _is_later(section, "source", kind, SOURCE_TYPES_LATER):
+        return None
+    section.refuse(("columns", "masks", "where"), LATER)
+    source = SourceConfig(
+        name=name,
+        type="postgres",
+        url=_url(section, URL_SCHEMES["postgres"]),
+        tables=tuple(_table_pattern(t) for t in section.texts("tables")),
+        snapshot=cast(Snapshot, section.choice("snapshot", SNAPSHOTS, "initial")),
+        slot=section.text("slot", f"cdc_{name}"),
+        publication=section.text("publication", f"cdc_{name}"),
+        place=section.place,
+        snapshot_workers=section.integer("snapshot_workers", 2, 1, 64),
+        max_log_transaction_bytes=section.size_bytes(
+            "max_log_transaction", 64 * 2**20, least=2**20
+        ),
+    )
+    check_replication_name(section, "slot", source.slot)
+    return source
+
+
+def _view(name: str, section: Section) -> ViewConfig:
+    sql = section.text("sql")
+    zone = section.text("timezone", "UTC")
+    zones = available_timezones()
+    if zones and zone not in zones:
+        section.note("timezone", f"'{zone}' is not a time zone", nearest(zone, zones))
+    return ViewConfig(
+        name=name,
+        sql=sql,
+        place=section.place,
+        sql_place=section.text_place("sql") if "sql" in section else section.place,
+        key=section.texts("key", required=False, single=True) if "key" in section else None,
+        timezone=zone,
+        source=section.text("source", "") or None,
+        group=section.text("group", "main"),
+    )
+
+
+def _sink(name: str, section: Section) -> SinkConfig | None:
+    kind = section.choice("type", (*SINK_TYPES, *SINK_TYPES_LATER))
+    if _is_later(section, "sink", kind, SINK_TYPES_LATER):
+        return None
+    options = {key: section.text(key) for key in ("table", "schema") if key in section}
+    section.ignore("table", "schema")
+    inputs = section.texts("from", single=True)
+    if len(inputs) > 1 and "table" in options:
+        section.note(
+            "table",
+            "`table` names one table, but this sink has several inputs",
+            "give each input a sink of its own, or leave `table` out",
+        )
+    return SinkConfig(name, "sql", _url(section, ()), inputs, section.place, options)
+
+
+def _is_later(section: Section, what: str, kind: str, later: tuple[str, ...]) -> bool:
+    if kind in later:
+        section.note("type", f"{what} type '{kind}' is not supported yet in this version", LATER)
+        section.ignore_rest()
+    return kind in later
+
+
+def _url(section: Section, schemes: tuple[str, ...]) -> str:
+    """A URL whose parts are where they seem to be: a raw `@` or `/` in a password moves them."""
+    url = section.text("url")
+    if not url or "url" not in section:
+        return url
+    scheme, colon, rest = url.partition("://")
+    if not colon or (schemes and scheme not in schemes):
+        wanted = f"{schemes[0]}://user:password@host:port/database" if schemes else "SCHEME://..."
+        section.note(
+            "url", f"url is no {' or '.join(schemes) or 'URL'} URL", f"write it as {wanted}"
+        )
+    elif rest.count("@") > 1 or not _is_sound(url):
+        section.note(
+            "url",
+            "url cannot be taken apart",
+            "percent-encode @ : / ? # in user name and password (@ is %40, / is %2F)",
+        )
+    return url
+
+
+def _is_sound(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return "@" not in parts.path + parts.query + parts.fragment
+
+
+def _table_pattern(text: str) -> str:
+    return text if "." in text or not text else f"public.{text}"
+
+
+def _path(file: Path, text: str) -> Path:
+    return (file.absolute().parent / Path(text).expanduser()).resolve()
