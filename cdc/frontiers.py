@@ -95,3 +95,15 @@ class Frontier:
             epoch=body["epoch"],
             appended_us=body["appended_us"],
         )
+
+
+def frontier_key(producer: str, name: str) -> str:
+    """The name under which a producer's frontier is kept: a view's begins with `view.`."""
+    if producer.startswith("view.") and not name.startswith("view."):
+        return f"view.{name}"
+    return name
+
+
+def covers_topic(key: str, topic: str) -> bool:
+    """Whether a frontier kept as `key` lists `topic`."""
+    return topic == key if key.startswith("view.") else topic.startswith(f"{key}.")

@@ -32,7 +32,7 @@ import numpy as np
 from cdc import faults
 from cdc.changes import ChangeBatch, Int64s
 from cdc.errors import LogError
-from cdc.frontiers import Frontier
+from cdc.frontiers import Frontier, covers_topic
 from cdc.log.embedded import registered_floors
 from cdc.log.embedded_codec import StoredBatch, checksum, decode, encode, verify
 from cdc.log.embedded_files import (
@@ -42,7 +42,7 @@ from cdc.log.embedded_files import (
     open_producer_file,
     sqlite_errors,
 )
-from cdc.log.embedded_producer import covers_topic, end_offset, newest_frontier_row
+from cdc.log.embedded_producer import end_offset, newest_frontier_row
 from cdc.schema import TableSchema
 from compaction.policy import (
     READ_BYTES,

@@ -26,7 +26,7 @@ import pyarrow as pa
 from cdc import faults
 from cdc.changes import ChangeBatch
 from cdc.errors import Fenced, LogError
-from cdc.frontiers import EndOffsets, Frontier
+from cdc.frontiers import EndOffsets, Frontier, covers_topic, frontier_key
 from cdc.hashing import hash_columns
 from cdc.log.api import DeadLetter, TopicSpec
 from cdc.log.embedded_codec import checksum, encode
@@ -73,18 +73,6 @@ class _Row:
     end: int
     values: tuple[object, ...]
     size: int
-
-
-def frontier_key(producer: str, name: str) -> str:
-    """The name under which a producer's frontier is kept: a view's begins with `view.`."""
-    if producer.startswith("view.") and not name.startswith("view."):
-        return f"view.{name}"
-    return name
-
-
-def covers_topic(key: str, topic: str) -> bool:
-    """Whether a frontier kept as `key` lists `topic`."""
-    return topic == key if key.startswith("view.") else topic.startswith(f"{key}.")
 
 
 class EmbeddedProducer:
