@@ -1,0 +1,83 @@
+"""COPY … TO STDOUT (FORMAT binary) → record batches.
+
+Source: PostgreSQL documentation, COPY, "Binary Format". libpq hands out one tuple per CopyData
+message; the header (signature, flags int32, extension length int32) stands before the first tuple
+in its message, and the trailer, a field count of −1, is a message of its own. `copy_expression`
+(types.py) says what to select, so that every column is binary or text that reads the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from cdc import ragged
+from cdc.errors import BadData
+from cdc.postgres.tuples import Misfit, malformed, walk_copy
+from cdc.postgres.types import PgType
+from cdc.postgres.values import BINARY, ColumnDecoder, compile_column
+from cdc.schema import TableSchema
+
+SIGNATURE = b"PGCOPY\n\xff\r\n\0"
+TRAILER = b"\xff\xff"
+_WITH_OIDS = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class CopyDecoder:
+    """How the tuples of one table's COPY become rows of `schema`."""
+
+    schema: TableSchema
+    columns: tuple[ColumnDecoder, ...]
+
+
+def compile_copy(schema: TableSchema, types: Mapping[str, PgType]) -> CopyDecoder:
+    """The decoder of a COPY that selects the schema's columns in order; `types` by name."""
+    return CopyDecoder(
+        schema,
+        tuple(compile_column(f"{schema.name}.{c.name}", types[c.name]) for c in schema.columns),
+    )
+
+
+def decode_copy(table: CopyDecoder, messages: Sequence[bytes]) -> pa.RecordBatch:
+    """The rows of consecutive CopyData messages of one COPY, wherever the list was cut.
+
+    The header and the trailer are recognised and left out. BadData for a malformed tuple, or a
+    value that cannot be carried.
+    """
+    tuples = _without_header(messages)
+    if tuples and tuples[-1] == TRAILER:
+        tuples = tuples[:-1]
+    if not tuples:
+        empty = [pa.array([], column.type) for column in table.schema.columns]
+        return pa.RecordBatch.from_arrays(empty, schema=table.schema.arrow)
+    buffer, starts, ends = ragged.join(tuples)
+    try:
+        fields = walk_copy(buffer, starts, ends, len(table.columns))
+    except Misfit as misfit:
+        message = tuples[misfit.row]
+        what = f"a COPY tuple that does not fit {table.schema.name}"
+        raise malformed(what, message, misfit.row) from misfit
+    columns = [
+        decoder.decode(field.slices, BINARY)
+        for decoder, field in zip(table.columns, fields, strict=True)
+    ]
+    if not columns:
+        struct = pa.nulls(len(tuples), pa.struct([]))
+        return pa.RecordBatch.from_struct_array(struct)
+    return pa.RecordBatch.from_arrays(columns, schema=table.schema.arrow)
+
+
+def _without_header(messages: Sequence[bytes]) -> Sequence[bytes]:
+    if not messages or not messages[0].startswith(SIGNATURE):
+        return messages
+    first = messages[0]
+    at = len(SIGNATURE)
+    flags = int.from_bytes(first[at : at + 4], "big")
+    extension = int.from_bytes(first[at + 4 : at + 8], "big")
+    if flags & _WITH_OIDS:
+        raise BadData("a COPY with oids, which only servers before Postgres 12 write")
+    rest = first[at + 8 + extension :]
+    return [rest, *messages[1:]] if rest else messages[1:]
