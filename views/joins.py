@@ -64,12 +64,21 @@ def filter_above(planned: Planned, conjuncts: Sequence[Expr]) -> Planned:
     """The rows for which all conjuncts are true."""
     if not conjuncts:
         return planned
+    facts = keys.filtered(planned.facts, conjuncts)
+    child, every = planned.node, list(conjuncts)
+    if isinstance(child, Filter):
+        child, every = child.child, [*conjuncts_of(child.predicate), *conjuncts]
+    if isinstance(child, Scan):
+        child = with_key(child, facts.key)
+    return Planned(Filter(child, conjunction(every)), facts)
+
+
+def conjunction(conjuncts: Sequence[Expr]) -> Expr:
+    """All of them, from left to right; the inverse of `conjuncts_of`."""
     predicate = conjuncts[0]
     for other in conjuncts[1:]:
         predicate = call("and", (predicate, other), BOOL)
-    facts = keys.filtered(planned.facts, conjuncts)
-    child = with_key(planned.node, facts.key) if isinstance(planned.node, Scan) else planned.node
-    return Planned(Filter(child, predicate), facts)
+    return predicate
 
 
 def inner_joins(text: SqlText, group: Group) -> Planned:
@@ -144,10 +153,7 @@ def left_join(text: SqlText, left: Planned, right: Member, conjuncts: Sequence[E
         )
     used = [p.conjunct for p in found]
     residual = [c for c in rest if c not in used]
-    predicate: Expr | None = None
-    for conjunct in residual:
-        predicate = conjunct if predicate is None else call("and", (predicate, conjunct), BOOL)
-    return _join(left, side, "left", found, predicate)
+    return _join(left, side, "left", found, conjunction(residual) if residual else None)
 
 
 def _reads_only(conjunct: Expr, planned: Planned) -> bool:

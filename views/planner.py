@@ -61,7 +61,7 @@ def plan_views(config: Config, tables: Mapping[str, TableSchema]) -> dict[str, V
         plans[name] = plan_view(
             name,
             view.sql,
-            _catalog(config, view, tables, plans),
+            catalog_of(config, view, tables, {n: p.output for n, p in plans.items()}),
             key=view.key,
             timezone=view.timezone,
             sql_place=view.sql_place,
@@ -69,13 +69,14 @@ def plan_views(config: Config, tables: Mapping[str, TableSchema]) -> dict[str, V
     return plans
 
 
-def _catalog(
+def catalog_of(
     config: Config,
     view: ViewConfig,
     tables: Mapping[str, TableSchema],
-    plans: Mapping[str, ViewPlan],
+    views: Mapping[str, TableSchema],
 ) -> Catalog:
-    same = {n: p.output for n, p in plans.items() if config.views[n].group == view.group}
+    """What one view's SQL may name; `views` are the outputs planned so far."""
+    same = {n: s for n, s in views.items() if config.views[n].group == view.group}
     elsewhere = {
         n: f"view {n} belongs to the group {v.group}, this one to {view.group}; "
         "a view reads views of its own group only"

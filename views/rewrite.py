@@ -50,27 +50,42 @@ def with_key(node: Node, key: tuple[str, ...] | None) -> Node:
     return node if isinstance(node, (Filter, Distinct)) else replace(node, key=key)
 
 
-def fused(node: Node) -> Node:
+def fused(node: Node, *, top: bool = True) -> Node:
     """Projections of projections become one, where no expression would be computed twice."""
     node = _rebuilt(node)
     if not isinstance(node, Project) or not isinstance(node.child, Project):
-        return node
+        return node if top else _renamed_scan(node)
     inner = node.child
     by = dict(zip((c.name for c in inner.columns), inner.exprs, strict=True))
     uses = [n for e in node.exprs for n in _mentions(e)]
     if any(uses.count(n) > 1 for n in set(uses) if isinstance(by[n], Call)):
         return node
-    return replace(node, child=inner.child, exprs=tuple(substituted(e, by) for e in node.exprs))
+    made = replace(node, child=inner.child, exprs=tuple(substituted(e, by) for e in node.exprs))
+    return made if top else _renamed_scan(made)
+
+
+def _renamed_scan(node: Node) -> Node:
+    """A table under a CTE's name is still that table, whose arrangements are shared."""
+    if not isinstance(node, Project) or not isinstance(node.child, Scan):
+        return node
+    scan = node.child
+    read = [e.name for e in node.exprs if isinstance(e, ColumnRef)]
+    if len(read) != len(node.exprs) or len(set(read)) != len(read):
+        return node
+    sources = dict(zip((c.name for c in scan.columns), scan.source_columns, strict=True))
+    return replace(
+        scan, columns=node.columns, source_columns=tuple(sources[n] for n in read), key=node.key
+    )
 
 
 def _rebuilt(node: Node) -> Node:
     if isinstance(node, Scan):
         return node
     if isinstance(node, Join):
-        return replace(node, left=fused(node.left), right=fused(node.right))
+        return replace(node, left=fused(node.left, top=False), right=fused(node.right, top=False))
     if isinstance(node, UnionAll):
         return replace(node, children=tuple(fused(c) for c in node.children))
-    return replace(node, child=fused(node.child))
+    return replace(node, child=fused(node.child, top=False))
 
 
 def _mentions(expr: Expr) -> list[str]:
