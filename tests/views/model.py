@@ -20,10 +20,15 @@ from cdc.changes import C, ChangeBatch, D, U
 from cdc.schema import Column, TableSchema
 from views.graph import Graph
 from views.output import change_batch
+from views.plan import ViewPlan
 from views.planner import plan_view
 from views.resolve import Catalog
 
 Row = dict[str, Any]
+Tables = dict[str, dict[int, Row]]
+Topic = dict[tuple[Any, ...], Row]
+Changes = Mapping[str, Sequence[tuple[int, Row]]]
+Views = Mapping[str, str | tuple[str, tuple[str, ...]]]
 
 A = TableSchema(
     "public.a",
@@ -106,30 +111,17 @@ def random_changes(rng: random.Random, keys: int, count: int) -> dict[str, list[
 class Model:
     """`views` are name → SQL, or (SQL, declared key)."""
 
-    views: Mapping[str, str | tuple[str, tuple[str, ...]]]
+    views: Views
     hash_bits: int = 64
-    tables: dict[str, dict[int, Row]] = field(default_factory=lambda: {t: {} for t in TABLES})
-    topics: dict[str, dict[tuple[Any, ...], Row]] = field(default_factory=dict)
+    tables: Tables = field(default_factory=lambda: {t: {} for t in TABLES})
 
     def __post_init__(self) -> None:
-        plans = {}
-        outputs: dict[str, TableSchema] = {}
-        for name, given in self.views.items():
-            sql, key = (given, None) if isinstance(given, str) else given
-            catalog = Catalog(TABLES, dict(outputs), "shop")
-            plans[name] = plan_view(name, sql, catalog, key=key)
-            outputs[name] = plans[name].output
-        self.plans = plans
-        self.graph = Graph(plans, TABLES, self.hash_bits)
-        self.topics = {name: {} for name in plans}
+        self.plans = plans_of(self.views)
+        self.graph = Graph(self.plans, TABLES, self.hash_bits)
+        self.topics: dict[str, Topic] = {name: {} for name in self.plans}
 
-    def step(self, changes: Mapping[str, Sequence[tuple[int, Row]]], hold: bool = False) -> None:
-        for table, rows in changes.items():
-            for op, row in rows:
-                if op == D:
-                    self.tables[table].pop(row["id"], None)
-                else:
-                    self.tables[table][row["id"]] = row
+    def step(self, changes: Changes, hold: bool = False) -> None:
+        apply_changes(self.tables, changes)
         inputs = self.graph.inputs
         deltas = {
             topic: table.stage([batch(table.schema, changes[topic])] if changes.get(topic) else [])
@@ -143,43 +135,78 @@ class Model:
         self.graph.commit()
 
     def _publish(self, name: str, records: ChangeBatch) -> None:
-        schema, topic = records.schema, self.topics[name]
-        seen = set()
-        for op, row in zip(records.op.tolist(), records.rows.to_pylist(), strict=True):
-            key = comparable([row[k] for k in schema.key])
-            assert key not in seen, f"{name}: two records for {key} in one cut"
-            seen.add(key)
-            if op == D:
-                assert key in topic, f"{name}: tombstone of an unknown key {key}"
-                del topic[key]
-            else:
-                assert key not in topic or exact(topic[key]) != exact(row), f"{name}: {row} again"
-                topic[key] = row
+        apply_records(name, self.topics[name], records)
 
     def check(self) -> None:
         """Every view's topic has exactly the rows that DuckDB computes."""
-        with duckdb.connect() as oracle:
-            oracle.execute("CREATE SCHEMA shop")
-            for topic, schema in TABLES.items():
-                self._fill(oracle, topic, schema)
-            for name, given in self.views.items():
-                sql = given if isinstance(given, str) else given[0]
-                oracle.execute(f"CREATE TABLE {name} AS {sql}")
-                columns = [c.name for c in self.plans[name].output.columns]
-                wanted = oracle.execute(f"SELECT {', '.join(columns)} FROM {name}").fetchall()
-                mine = [tuple(row[c] for c in columns) for row in self.topics[name].values()]
-                expected = sorted((comparable(r) for r in wanted), key=repr)
-                assert sorted((comparable(r) for r in mine), key=repr) == expected, name
+        check_topics(self.views, self.plans, self.tables, self.topics)
 
-    def _fill(self, oracle: duckdb.DuckDBPyConnection, topic: str, schema: TableSchema) -> None:
-        name = "shop." + topic.rpartition(".")[2]
-        columns = ", ".join(f"{c.name} {DUCK_TYPES[c.type]}" for c in schema.columns)
-        oracle.execute(f"CREATE TABLE {name} ({columns})")
-        rows = batch(schema, [(C, row) for row in self.tables[topic].values()]).rows
-        if rows.num_rows:
-            oracle.register("rows_now", pa.Table.from_batches([rows]))
-            oracle.execute(f"INSERT INTO {name} SELECT * FROM rows_now")
-            oracle.unregister("rows_now")
+
+def plans_of(views: Views) -> dict[str, ViewPlan]:
+    plans: dict[str, ViewPlan] = {}
+    for name, given in views.items():
+        sql, key = (given, None) if isinstance(given, str) else given
+        outputs = {name: plan.output for name, plan in plans.items()}
+        catalog = Catalog(TABLES, outputs, source="shop")
+        plans[name] = plan_view(name, sql, catalog, key=key)
+    return plans
+
+
+def apply_changes(tables: Tables, changes: Changes) -> None:
+    """The tables after the changes."""
+    for table, rows in changes.items():
+        for op, row in rows:
+            if op == D:
+                tables[table].pop(row["id"], None)
+            else:
+                tables[table][row["id"]] = row
+
+
+def apply_records(name: str, topic: Topic, records: ChangeBatch) -> None:
+    """What a reader of a view's topic has after one cut; nothing in it may be superfluous."""
+    schema, seen = records.schema, set()
+    for op, row in zip(records.op.tolist(), records.rows.to_pylist(), strict=True):
+        key = comparable([row[k] for k in schema.key])
+        assert key not in seen, f"{name}: two records for {key} in one cut"
+        seen.add(key)
+        if op == D:
+            assert key in topic, f"{name}: tombstone of an unknown key {key}"
+            del topic[key]
+        else:
+            assert key not in topic or repr(topic[key]) != repr(row), f"{name}: {row} again"
+            topic[key] = row
+
+
+def check_topics(
+    views: Views, plans: Mapping[str, ViewPlan], tables: Tables, topics: Mapping[str, Topic]
+) -> None:
+    """Every view's topic has exactly the rows that DuckDB computes from the tables."""
+    with duckdb.connect() as oracle:
+        oracle.execute("CREATE SCHEMA shop")
+        for topic, schema in TABLES.items():
+            _fill(oracle, topic, schema, tables[topic])
+        for name, given in views.items():
+            oracle.execute(
+                f"CREATE TABLE {name} AS {given if isinstance(given, str) else given[0]}"
+            )
+            columns = [c.name for c in plans[name].output.columns]
+            wanted = oracle.execute(f"SELECT {', '.join(columns)} FROM {name}").fetchall()
+            mine = [tuple(row[c] for c in columns) for row in topics[name].values()]
+            expected = sorted((comparable(r) for r in wanted), key=repr)
+            assert sorted((comparable(r) for r in mine), key=repr) == expected, name
+
+
+def _fill(
+    oracle: duckdb.DuckDBPyConnection, topic: str, schema: TableSchema, live: dict[int, Row]
+) -> None:
+    name = "shop." + topic.rpartition(".")[2]
+    columns = ", ".join(f"{c.name} {DUCK_TYPES[c.type]}" for c in schema.columns)
+    oracle.execute(f"CREATE TABLE {name} ({columns})")
+    if live:
+        rows = batch(schema, [(C, row) for row in live.values()]).rows
+        oracle.register("rows_now", pa.Table.from_batches([rows]))
+        oracle.execute(f"INSERT INTO {name} SELECT * FROM rows_now")
+        oracle.unregister("rows_now")
 
 
 def comparable(row: Sequence[Any]) -> tuple[Any, ...]:
@@ -197,7 +224,3 @@ def _value(value: Any) -> Any:
             return value
         return Decimal(value).normalize() + 0
     return value
-
-
-def exact(row: Row) -> str:
-    return repr(row)

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.views.model import Model, random_changes
+from tests.views.model import Model, Views, random_changes
 
-VIEWS: dict[str, str | tuple[str, tuple[str, ...]]] = {
+VIEWS: Views = {
     "filtered": "SELECT id, v, name FROM shop.a WHERE v > 2",
     "projected": "SELECT id, v + 1 AS v1, name FROM shop.a",
     "joined": "SELECT a.id, a.v, b.name FROM shop.a JOIN shop.b ON a.b_id = b.id",

@@ -1,0 +1,196 @@
+"""A view group as a process of its own, and the test in the role of the capture agent.
+
+As a program it maintains the group of a log directory until SIGTERM:
+
+    python -m tests.views.group DIRECTORY
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cdc.changes import ChangeBatch, concat
+from cdc.config import Config, LogConfig, Place, SourceConfig, StateConfig, ViewConfig
+from cdc.frontiers import Frontier
+from cdc.log.api import TopicSpec
+from cdc.log.open import open_log
+from cdc.positions import Lsn, Vector
+from tests.views.model import (
+    TABLES,
+    Tables,
+    Topic,
+    Views,
+    apply_changes,
+    apply_records,
+    batch,
+    check_topics,
+    plans_of,
+    random_changes,
+)
+from views.maintainer import maintain
+
+DEADLINE_S = 60.0
+
+VIEWS: Views = {
+    "joined": "SELECT a.id, a.v, a.amount, b.name FROM shop.a JOIN shop.b ON a.b_id = b.id",
+    "outer_one": "SELECT a.id, a.v, b.name FROM shop.a LEFT JOIN shop.b ON a.b_id = b.id",
+    "grouped": """SELECT v, count(*) AS n, sum(amount) AS t, min(w) AS lo, count(DISTINCT w) AS d
+                  FROM shop.a GROUP BY v""",
+    "over": "SELECT n, count(*) AS k FROM grouped GROUP BY n",
+}
+
+
+def config_of(home: Path, views: Views = VIEWS, interval_s: float = 0.05) -> Config:
+    place = Place("connectors.yaml", 1, 1)
+    source = SourceConfig("shop", "postgres", "", ("public.*",), "initial", "s", "p", place)
+    found = {}
+    for name, given in views.items():
+        sql, key = (given, None) if isinstance(given, str) else given
+        found[name] = ViewConfig(name, sql, place, place, key, source="shop")
+    return Config(
+        home / "connectors.yaml",
+        LogConfig("embedded", home / "log", min_compaction_lag_s=0),
+        StateConfig(home / "state", checkpoint_interval_s=interval_s),
+        {"shop": source},
+        found,
+        {},
+    )
+
+
+class Shop:
+    """The source: random transactions, each with its frontier, and the tables as they are now."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        self._log = open_log(config.log)
+        self._producer = self._log.producer("shop")
+        self._producer.create_topics([TopicSpec(t, schema) for t, schema in TABLES.items()])
+        self._rng = random.Random(seed)
+        self.tables: Tables = {topic: {} for topic in TABLES}
+        self.position = 0
+
+    def commit(self, count: int, keys: int = 40) -> None:
+        """One transaction of `count` random changes."""
+        self.position += 1
+        changes = random_changes(self._rng, keys, count)
+        apply_changes(self.tables, changes)
+        batches = [
+            (t, batch(TABLES[t], rows).shifted(self.position)) for t, rows in changes.items()
+        ]
+        frontier = Frontier(
+            "shop",
+            Vector.of({"shop": Lsn(self.position)}),
+            txn_seq=self.position,
+            commit_us=self.position,
+        )
+        self._producer.append(batches, [frontier])
+
+    def close(self) -> None:
+        self._producer.close()
+        self._log.close()
+
+
+class Group:
+    """A process that maintains the views; started with a fault, it dies at it by SIGKILL."""
+
+    def __init__(self, home: Path, fault: str = "") -> None:
+        command = [sys.executable, "-m", "tests.views.group", str(home)]
+        self._process = subprocess.Popen(
+            command, env={"PATH": "/usr/bin:/bin", "CDC_FAULT": fault}, stderr=subprocess.PIPE
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_for_death(self) -> int:
+        return self._process.wait(DEADLINE_S)
+
+    def stop(self) -> str:
+        """SIGTERM; what it wrote to stderr."""
+        self._process.send_signal(signal.SIGTERM)
+        _, errors = self._process.communicate(timeout=DEADLINE_S)
+        assert self._process.returncode == 0, errors.decode()
+        return errors.decode()
+
+    def errors(self) -> bytes:
+        """What a process that ended by itself wrote to stderr."""
+        return self._process.communicate(timeout=DEADLINE_S)[1]
+
+    def kill(self) -> None:
+        if self.is_alive:
+            self._process.kill()
+        self._process.communicate()
+
+
+class Watcher:
+    """Reads the views' topics as a sink would, and holds them against the oracle."""
+
+    def __init__(self, config: Config, views: Views = VIEWS) -> None:
+        self._log = open_log(config.log)
+        self._reader = self._log.reader()
+        self._views, self._plans = views, plans_of(views)
+
+    def wait_until(self, position: int, group: Group | None = None) -> None:
+        """Every view reflects the source's position."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        names = [f"view.{name}" for name in self._views]
+        while not all(self._reached(name, position) for name in names):
+            assert time.monotonic() < deadline_s, f"not at {position} in time"
+            assert group is None or group.is_alive, group.stop()
+            self._reader.wait(names, 0.2)
+
+    def _reached(self, name: str, position: int) -> bool:
+        frontier = self._reader.newest_frontier(name)
+        return frontier is not None and frontier.positions.covers({"shop": Lsn(position)})
+
+    def pause(self) -> None:
+        """Let the group take a step."""
+        self._reader.wait([f"view.{name}" for name in self._views], 0.05)
+
+    def check(self, tables: Tables) -> None:
+        """The topics equal the recomputation, and no position stands in them twice."""
+        topics: dict[str, Topic] = {}
+        for name in self._views:
+            topics[name] = {}
+            for step in self._steps(f"view.{name}"):
+                apply_records(name, topics[name], step)
+        check_topics(self._views, self._plans, tables, topics)
+
+    def _steps(self, topic: str) -> list[ChangeBatch]:
+        """The topic's records, one batch per step; positions ascend strictly."""
+        steps: list[ChangeBatch] = []
+        (end,) = self._reader.end_offsets(topic)
+        before = (-1, -1)
+        for found in self._reader.read(topic, 0, 0, end):
+            records = found.changes
+            for i in range(records.num_rows):
+                here = (int(records.txn_seq[i]), int(records.ordinal[i]))
+                assert here > before, f"{topic}: {here} after {before}"
+                if here[0] == before[0] and steps:
+                    steps[-1] = concat([steps[-1], records.slice(i, 1)])
+                else:
+                    steps.append(records.slice(i, 1))
+                before = here
+        return steps
+
+    def close(self) -> None:
+        self._reader.close()
+        self._log.close()
+
+
+def main() -> None:
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
+    config = config_of(Path(sys.argv[1]))
+    log = open_log(config.log)
+    maintain(config, "main", log, lambda: bool(stopping))
+    log.close()
+
+
+if __name__ == "__main__":
+    main()
