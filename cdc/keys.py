@@ -31,7 +31,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdc.schema import DATE_INFINITY, TIMESTAMP_INFINITY, TableSchema
+from cdc.errors import BadData
+from cdc.schema import DATE_INFINITY, TIMESTAMP_INFINITY, Column, TableSchema
 
 _CONTROLS = r"[\x00-\x1f]"
 _ESCAPES = {chr(code): json.dumps(chr(code))[1:-1] for code in range(32)}
@@ -163,3 +164,47 @@ def _lists(column: pa.Array) -> pa.Array:
         for a, b, here in zip(offsets[:-1], offsets[1:], valid, strict=True)
     ]
     return pa.array(arrays, pa.string())
+
+
+def decode_keys(columns: Sequence[Column], texts: Sequence[str]) -> list[pa.Array]:
+    """The key columns of canonical keys. Raises BadData for text that is no key of these."""
+    try:
+        rows = [json.loads(text) for text in texts]
+        values = list(zip(*rows, strict=True)) if columns else []
+        return [_decoded(c.type, list(v)) for c, v in zip(columns, values, strict=True)]
+    except (ValueError, TypeError, pa.ArrowInvalid) as error:
+        raise BadData(f"not a key of ({', '.join(c.name for c in columns)}): {error}") from error
+
+
+def _decoded(kind: pa.DataType, values: list[object]) -> pa.Array:
+    if isinstance(kind, pa.ExtensionType):
+        return kind.wrap_array(pa.array(values, kind.storage_type))
+    if _is_plain(kind):
+        return pa.array(values, kind)
+    if pa.types.is_list(kind):
+        lists = [None if v is None else json.loads(str(v)) for v in values]
+        children = [_decoded(kind.value_type, v).to_pylist() if v else v for v in lists]
+        return pa.array(children, kind)
+    texts = [None if v is None else str(v) for v in values]
+    if pa.types.is_floating(kind):
+        return pa.array([None if t is None else float(t) for t in texts], kind)
+    if pa.types.is_binary(kind):
+        return pa.array([None if t is None else bytes.fromhex(t[2:]) for t in texts], kind)
+    if pa.types.is_date(kind):
+        return _finite_or_not(texts, kind, pa.int32(), DATE_INFINITY)
+    if pa.types.is_timestamp(kind):
+        plain = [None if t is None else t.removesuffix("Z") for t in texts]
+        return _finite_or_not(plain, pa.timestamp("us"), pa.int64(), TIMESTAMP_INFINITY).view(kind)
+    return pa.array(texts, pa.string()).cast(kind)
+
+
+def _finite_or_not(
+    texts: list[str | None], kind: pa.DataType, counts: pa.DataType, infinity: int
+) -> pa.Array:
+    named = {_AFTER: infinity, _BEFORE: -infinity}
+    finite = pa.array([None if t in named else t for t in texts], pa.string()).cast(kind)
+    if not any(t in named for t in texts):
+        return finite
+    numbers = finite.view(counts).to_pylist()
+    joined = [named.get(t or "", n) for t, n in zip(texts, numbers, strict=True)]
+    return pa.array(joined, counts).view(kind)

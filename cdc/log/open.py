@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from cdc.config import LogConfig
+from cdc.errors import ConfigError
 from cdc.log.api import Log
 from cdc.log.embedded import EmbeddedLog
 
 
 def open_log(config: LogConfig) -> Log:
-    """Open the log. Cheap: nothing is made before somebody writes."""
-    return EmbeddedLog(config)
+    """Open the log. Cheap: nothing is made before somebody writes. Raises ConfigError when the
+    Kafka client is not installed."""
+    if config.type == "embedded":
+        return EmbeddedLog(config)
+    try:
+        from cdc.log.kafka import KafkaLog  # noqa: PLC0415 - an extra, not always installed
+    except ImportError as error:
+        raise ConfigError(
+            "log.type is kafka, but the Kafka client is not installed",
+            hint="pip install 'cdc-views[kafka]'",
+        ) from error
+    return KafkaLog(config)

@@ -107,6 +107,15 @@ def test_a_log_path_that_is_a_file(tmp_path: Path) -> None:
         EmbeddedLog(LogConfig("embedded", tmp_path / "cdc")).producer("shop")
 
 
+def test_floors(config: LogConfig) -> None:
+    log = EmbeddedLog(config)
+    log.set_floor("group", 123)
+    assert EmbeddedLog(config).floors() == {"group": 123}
+    log.set_floor("group", None)
+    assert log.floors() == {}
+    log.close()
+
+
 def test_checkpoint_policy() -> None:
     assert checkpoint_mode(0, False) == checkpoint_mode(2**20, True) == ""
     assert checkpoint_mode(2**25 + 1, False) == "PASSIVE"

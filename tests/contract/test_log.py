@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from cdc.changes import C, D, ChangeBatch
+from cdc.changes import C, ChangeBatch, D
 from cdc.config import LogConfig
 from cdc.errors import Fenced, LogError
 from cdc.log.api import DeadLetter, Log, Producer, TopicSpec
@@ -259,16 +259,12 @@ def test_waiting_ends_with_the_append(log: Log, producer: Producer) -> None:
     assert woken and woken[0] - appended < 5.0
 
 
-def test_positions_and_floors(log: Log, producer: Producer) -> None:
+def test_positions(log: Log, producer: Producer) -> None:
     assert log.positions("warehouse") == {}
     producer.append([(TOPIC, changes([1]))], [frontier(1)])
     log.record_positions("warehouse", {(TOPIC, 0): 17})
     log.record_positions("warehouse", {(TOPIC, 0): 18, (OTHER.name, 0): 3})
     assert log.positions("warehouse") == {(TOPIC, 0): 18, (OTHER.name, 0): 3}
-    log.set_floor("warehouse", 123)
-    assert log.floors() == {"warehouse": 123}
-    log.set_floor("warehouse", None)
-    assert log.floors() == {}
     assert "warehouse" in log.consumers()
     log.remove("warehouse")
     assert log.positions("warehouse") == {}
@@ -279,7 +275,7 @@ def test_dead_letters(log: Log, producer: Producer) -> None:
     producer.dead_letter(letters)
     producer.dead_letter([DeadLetter("search", "x", "y", None, None)])
     stored = list(log.reader().dead_letters())
-    assert [letter for _, letter in stored][0] == letters[0]
+    assert stored[0][1] == letters[0]
     assert len(list(log.reader().dead_letters(stored[1][0]))) == 1
 
 
