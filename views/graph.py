@@ -33,6 +33,7 @@ from views.operators_aggregate import Aggregate
 from views.operators_join import Arrange, Arranged, InnerJoin, LeftJoin, Shape, Side
 from views.operators_linear import Filter, Operator, Project, Select, Slots, UnionAll
 from views.output import ViewOutput
+from views.planner import children, scans
 
 _FORMAT = 1
 _VIEW = "view."
@@ -349,25 +350,6 @@ def _table_inputs(
         names = [column.name for column in schema.columns if column.name in wanted]
         found[topic] = TableInput(topic, schema, names, hash_bits)
     return found
-
-
-def scans(node: p.Node) -> list[p.Scan]:
-    """All scans below the node, itself included."""
-    if isinstance(node, p.Scan):
-        return [node]
-    return [scan for child in children(node) for scan in scans(child)]
-
-
-def children(node: p.Node) -> tuple[p.Node, ...]:
-    match node:
-        case p.Scan():
-            return ()
-        case p.Join():
-            return (node.left, node.right)
-        case p.UnionAll():
-            return node.children
-        case _:
-            return (node.child,)
 
 
 def arrow_schema(columns: Sequence[p.Field]) -> pa.Schema:

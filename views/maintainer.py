@@ -26,9 +26,9 @@ from cdc.log.api import Log, Producer, Reader
 from cdc.schema import TableSchema
 from compaction.runs import Run
 from views.checkpoint import Checkpoints, Snapshot, Stand, snapshot
-from views.graph import Graph, scans
+from views.graph import Graph
 from views.plan import ViewPlan
-from views.planner import plan_views
+from views.planner import plan_views, scans
 from views.publishing import Publisher
 from views.recovery import resume
 from views.status import StatusFile
