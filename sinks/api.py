@@ -108,8 +108,11 @@ class Sink(Protocol):
 
     empty: bool
     """After `open`: no table of the sink existed, so that plain inserts are enough."""
-    rest_ratio: float
-    """How long to leave the store alone after a write, as a multiple of the write's time."""
+
+    @property
+    def rest_ratio(self) -> float:
+        """How long to leave the store alone after a write, as a multiple of the write's time."""
+        ...
 
     def check(self, inputs: Sequence[SinkInput]) -> list[Finding]: ...
 

@@ -91,6 +91,11 @@ class SinksPart(Protocol):
 
     def remove(self, config: Config, sink: str) -> list[str]: ...
 
+    def status(self, config: Config, sink: str) -> dict[str, Any]:
+        """What the sink's process last told: state (starting, waiting, running, retrying, stopped,
+        failed, …), error, position, rows, cuts, retries; empty before its first run."""
+        ...
+
 
 class CompactionPart(Protocol):
     """Works on the embedded log only; on Kafka the broker compacts, and these raise LogError."""

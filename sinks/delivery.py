@@ -1,0 +1,229 @@
+"""The loop that keeps a store equal to its inputs; the same for every kind of store.
+
+1. Open the sink: older owners are fenced, and the store says how far it has come (SEMANTICS 6).
+2. Read the next cut of all inputs, keep the last change per key, apply rows and position in one
+   transaction, record how far we are for compaction's floor and for people. Whatever arrives
+   during a write is the next cut (group commit).
+3. Where the stored position means nothing any more (a topic was made anew, tombstones after it
+   were removed, a table of the store is new), read from offset zero and replace the store's rows.
+4. A store that does not answer is asked again, later and later; everything else stops the sink.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from cdc.cuts import Cut, CutReader, TopicReplaced
+from cdc.errors import StoreUnavailable
+from cdc.log.api import Log, Reader
+from cdc.positions import Vector
+from sinks.api import Sink, SinkCut, SinkInput, SinkPosition
+from sinks.chunks import Chunk, Limits, changes_of, filled, frozen
+from sinks.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 0.25
+RETRY_S_MAX = 30.0
+REST_S_MAX = 0.1
+
+Stop = Callable[[], bool]
+
+
+class _ReloadAgain(Exception):
+    """A reload's tables no longer fit the input's schema."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a sink reads: per frontier's name (`shop`, `view.orders`) the inputs' topics."""
+
+    name: str
+    inputs: tuple[tuple[str, str, str], ...]
+    """(input name, topic, frontier name)"""
+
+    def topics(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for _, topic, producer in self.inputs:
+            found.setdefault(producer, []).append(topic)
+        return found
+
+
+def deliver(
+    sink: Sink, feed: Feed, log: Log, stop: Stop, progress: Progress, limits: Limits | None = None
+) -> None:
+    """Deliver until `stop()`. Raises Fenced, SinkError, LogError."""
+    attempts = 0
+    while not stop():
+        try:
+            Delivery(sink, feed, log, progress, limits or Limits()).run(stop)
+        except StoreUnavailable as error:
+            attempts = 0 if progress.applied_since_failure() else attempts + 1
+            delay_s = retry_delay_s(attempts)
+            logger.warning("%s: %s; trying again in %.1f s", feed.name, error, delay_s)
+            progress.retrying(error, delay_s)
+            _pause(delay_s, stop)
+        except TopicReplaced as error:
+            logger.warning("%s: %s; loading it anew", feed.name, error)
+        except _ReloadAgain:
+            logger.info("%s: a schema changed during a reload; beginning it again", feed.name)
+
+
+def retry_delay_s(attempts: int) -> float:
+    """How long to wait after so many failures in a row: 0.1 s, doubled each time, 30 s at most."""
+    return float(min(0.1 * 2 ** min(attempts, 20), RETRY_S_MAX))
+
+
+def _pause(seconds: float, stop: Stop) -> None:
+    deadline = time.monotonic() + seconds
+    while not stop() and (left_s := deadline - time.monotonic()) > 0:
+        time.sleep(min(left_s, 0.1))
+
+
+class Delivery:
+    """One attempt: from opening the sink to `stop` or an error."""
+
+    def __init__(
+        self, sink: Sink, feed: Feed, log: Log, progress: Progress, limits: Limits
+    ) -> None:
+        self._sink, self._feed, self._log = sink, feed, log
+        self._progress, self._limits = progress, limits
+        self._reader = log.reader()
+        self._inputs: tuple[SinkInput, ...] = ()
+        self._position = SinkPosition(Vector(), {}, {})
+        self._first_load = self._replace = False
+
+    def run(self, stop: Stop) -> None:
+        try:
+            if self._await_topics(stop):
+                self._open_and_follow(stop)
+        finally:
+            self._progress.flush()
+            self._reader.close()
+
+    def _await_topics(self, stop: Stop) -> bool:
+        """Wait until every input's topic exists; False: told to stop before."""
+        names = list(self._feed.topics())
+        while not stop():
+            missing = {topic for _, topic, _ in self._feed.inputs} - set(self._reader.topics())
+            if not missing:
+                return True
+            self._progress.waiting(sorted(missing))
+            self._reader.wait(names, IDLE_S)
+        return False
+
+    def _open_and_follow(self, stop: Stop) -> None:
+        self._inputs = self._inputs_now()
+        stored = self._sink.open(self._inputs)
+        self._begin(stored)
+        self._hold_floor()
+        cuts = CutReader(
+            self._reader,
+            self._feed.topics(),
+            start=self._position.offsets or None,
+            vector=self._position.vector,
+            generations=self._position.generations,
+        )
+        chunk = Chunk({t: list(o) for t, o in self._position.offsets.items()})
+        while not stop():
+            cut = cuts.next_cut(IDLE_S)
+            if cut is None:
+                self._progress.idle(cuts.waiting_for)
+                continue
+            took_s = self._step(chunk, cut, cuts)
+            time.sleep(min(took_s * self._sink.rest_ratio, REST_S_MAX))
+
+    def _begin(self, stored: SinkPosition | None) -> None:
+        """Go on from the stored position, or decide for a load or a reload from offset zero."""
+        if stored is not None and not self._must_reload(stored):
+            self._position = stored
+            self._progress.resumed(stored)
+            return
+        self._first_load, self._replace = self._sink.empty, not self._sink.empty
+        if self._replace:
+            logger.info("%s: reading its inputs from the beginning", self._feed.name)
+        self._position = SinkPosition(
+            Vector(), {}, self._generations(), appended_us=self._newest_us()
+        )
+
+    def _must_reload(self, stored: SinkPosition) -> bool:
+        topics = {item.topic for item in self._inputs}
+        if set(stored.offsets) != topics or dict(stored.generations) != self._generations():
+            return True
+        return any(
+            self._reader.horizon(topic).tombstones_us > stored.appended_us for topic in topics
+        )
+
+    def _step(self, chunk: Chunk, cut: Cut, cuts: CutReader) -> float:
+        """Apply one cut; how long its last write took, in seconds (0.0: nothing was written)."""
+        for full in filled(chunk, cut, self._limits):
+            self._apply(full, self._partial(full), cut)
+            full.begin_anew()
+        if not cuts.exact(cut):
+            return 0.0
+        position = SinkPosition(
+            cut.vector,
+            frozen(chunk.offsets),
+            self._position.generations,
+            cut.commit_us,
+            appended_us=_oldest_us(cut),
+        )
+        took_s = self._apply(chunk, position, cut)
+        chunk.begin_anew()
+        self._hold_floor()
+        return took_s
+
+    def _partial(self, chunk: Chunk) -> SinkPosition:
+        return replace(
+            self._position, offsets=frozen(chunk.offsets), chunk=self._position.chunk + 1
+        )
+
+    def _apply(self, chunk: Chunk, position: SinkPosition, cut: Cut) -> float:
+        self._follow_schemas()
+        changes = changes_of(chunk, self._inputs)
+        started = time.monotonic()
+        self._sink.apply(SinkCut(changes, position, self._first_load, self._replace))
+        took_s = time.monotonic() - started
+        self._position, self._first_load = position, False
+        self._replace = self._replace and position.chunk != 0
+        rows = sum(c.upserts.num_rows + c.deletes.num_rows for c in changes)
+        self._progress.applied(position, rows, took_s, cut.span)
+        return took_s
+
+    def _follow_schemas(self) -> None:
+        """Widen the store's tables when an input has a newer schema version."""
+        now = self._inputs_now()
+        if now != self._inputs:
+            if self._replace and self._position.chunk:
+                raise _ReloadAgain
+            self._inputs = now
+            self._sink.open(now)
+
+    def _inputs_now(self) -> tuple[SinkInput, ...]:
+        return inputs_of(self._feed, self._reader)
+
+    def _generations(self) -> dict[str, str]:
+        return {item.topic: self._reader.generation(item.topic) for item in self._inputs}
+
+    def _newest_us(self) -> int:
+        """Append time of the oldest frontier that a load which begins now may end at."""
+        frontiers = [self._reader.newest_frontier(name) for name in self._feed.topics()]
+        return min((f.appended_us for f in frontiers if f is not None), default=0)
+
+    def _hold_floor(self) -> None:
+        self._progress.floor(self._position.appended_us)
+
+
+def inputs_of(feed: Feed, reader: Reader) -> tuple[SinkInput, ...]:
+    """The inputs with the newest schemas of their topics."""
+    return tuple(SinkInput(name, topic, reader.schema(topic)) for name, topic, _ in feed.inputs)
+
+
+def _oldest_us(cut: Cut) -> int:
+    return min((f.appended_us for f in cut.frontiers.values()), default=0)
+
+
+__all__: Sequence[str] = ("Feed", "deliver", "inputs_of", "retry_delay_s")

@@ -1,0 +1,109 @@
+"""The sinks as the command line reaches them (cdc.cli.parts.SinksPart)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cdc.cli.parts import SinksPart, Stop
+from cdc.config import Config
+from cdc.errors import CdcError, ConfigError
+from cdc.log.api import Log
+from cdc.schema import TableSchema
+from cdc.source import Finding
+from sinks.api import QueryResult, SinkInput, SinkPosition
+from sinks.delivery import Feed, deliver
+from sinks.progress import Progress, read_status
+from sinks.stores import sink_of
+
+
+class Sinks:
+    """See cdc.cli.parts.SinksPart."""
+
+    def check(self, config: Config, sink: str, schemas: Mapping[str, TableSchema]) -> list[Finding]:
+        """`schemas` by view name, and by `source.schema.table`."""
+        feed = feed_of(config, sink)
+        inputs = [
+            SinkInput(name, topic, _schema(schemas, name, topic)) for name, topic, _ in feed.inputs
+        ]
+        try:
+            with closing(sink_of(config, sink)) as opened:
+                return opened.check(inputs)
+        except CdcError as error:
+            return [Finding("error", error.where or f"sink {sink}", error.what, error.hint)]
+
+    def deliver(self, config: Config, sink: str, log: Log, stop: Stop) -> None:
+        progress = Progress(sink, log, status_file(config, sink))
+        try:
+            with closing(sink_of(config, sink)) as opened:
+                deliver(opened, feed_of(config, sink), log, stop, progress)
+        except CdcError as error:
+            progress.stopped(error)
+            raise
+        progress.stopped(None)
+
+    def position(self, config: Config, sink: str) -> SinkPosition | None:
+        with closing(sink_of(config, sink)) as opened:
+            return opened.position()
+
+    def rows(
+        self, config: Config, sink: str, input_name: str, schema: TableSchema
+    ) -> Iterator[pa.RecordBatch]:
+        names = {name: topic for name, topic, _ in feed_of(config, sink).inputs}
+        with closing(sink_of(config, sink)) as opened:
+            opened.prepare_reading([SinkInput(input_name, names[input_name], schema)])
+            yield from opened.rows(input_name)
+
+    def query(self, config: Config, sink: str, text: str) -> QueryResult:
+        with closing(sink_of(config, sink)) as opened:
+            return opened.query(text)
+
+    def remove(self, config: Config, sink: str) -> list[str]:
+        with closing(sink_of(config, sink)) as opened:
+            removed = opened.remove()
+        status_file(config, sink).unlink(missing_ok=True)
+        return removed
+
+    def status(self, config: Config, sink: str) -> dict[str, Any]:
+        """What the sink's process last told: state (starting, waiting, running, retrying, applying
+        a large cut, stopped, failed), error, position, rows, cuts, retries, last_*."""
+        return read_status(status_file(config, sink))
+
+
+def feed_of(config: Config, sink: str) -> Feed:
+    """The topics that the sink's `from:` names."""
+    settings = config.sinks[sink]
+    inputs = tuple((name, *_topic(config, settings.place, name)) for name in settings.inputs)
+    return Feed(sink, inputs)
+
+
+def _topic(config: Config, place: object, name: str) -> tuple[str, str]:
+    """(topic, frontier's name) of an input: a view, `source.table` or `source.schema.table`."""
+    if name in config.views:
+        return f"view.{name}", f"view.{name}"
+    source, _, table = name.partition(".")
+    if source not in config.sources or not table:
+        raise ConfigError(
+            f"'{name}' is neither a view nor a table of a source",
+            where=str(place),
+            hint="write a view's name, or source.table",
+        )
+    return f"{source}.{table if '.' in table else f'public.{table}'}", source
+
+
+def _schema(schemas: Mapping[str, TableSchema], name: str, topic: str) -> TableSchema:
+    found = schemas.get(name) or schemas.get(topic)
+    if found is None:
+        raise ConfigError(f"nothing is known about the columns of '{name}'")
+    return found
+
+
+def status_file(config: Config, sink: str) -> Path:
+    return config.state.path / "sinks" / f"{sink}.json"
+
+
+PART: SinksPart = Sinks()

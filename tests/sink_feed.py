@@ -1,0 +1,121 @@
+"""A real embedded log, filled through the Producer API with changes that a test invents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cdc.changes import ChangeBatch, D, R, U
+from cdc.config import Config, LogConfig, Place, SinkConfig, SourceConfig, StateConfig
+from cdc.frontiers import Frontier
+from cdc.log.api import Log, Producer, TopicSpec
+from cdc.log.open import open_log
+from cdc.positions import Lsn, Vector
+from cdc.schema import Column, TableSchema
+
+PLACE = Place("connectors.yaml", 1, 1)
+
+Row = Mapping[str, Any]
+
+
+def table(
+    name: str, *columns: Column, key: Sequence[str] = ("id",), version: int = 1
+) -> TableSchema:
+    return TableSchema(name, columns, tuple(key), version)
+
+
+ITEMS = table(
+    "public.items",
+    Column("id", pa.int64(), "bigint", nullable=False),
+    Column("name", pa.string(), "text"),
+    Column("amount", pa.int32(), "integer"),
+)
+SUMS = table(
+    "public.sums",
+    Column("id", pa.int64(), "bigint", nullable=False),
+    Column("total", pa.int64(), "bigint"),
+)
+
+
+def config_of(folder: Path, url: str, inputs: Sequence[str], **options: Any) -> Config:
+    """One source `shop`, one sink `warehouse`; everything under `folder`."""
+    source = SourceConfig("shop", "postgres", "", ("public.*",), "initial", "s", "p", PLACE)
+    sink = SinkConfig("warehouse", "sql", url, tuple(inputs), PLACE, options)
+    return Config(
+        folder / "connectors.yaml",
+        LogConfig("embedded", folder / "log"),
+        StateConfig(folder / "state"),
+        {"shop": source},
+        {},
+        {"warehouse": sink},
+    )
+
+
+def changes(
+    schema: TableSchema, ops: Sequence[int], rows: pa.RecordBatch, txn_seq: int
+) -> ChangeBatch:
+    count = rows.num_rows
+    return ChangeBatch(
+        schema,
+        np.array(ops, np.uint8),
+        np.full(count, txn_seq, np.int64),
+        np.arange(count, dtype=np.int64),
+        np.full(count, 1_700_000_000_000_000 + txn_seq, np.int64),
+        rows,
+    )
+
+
+class Shop:
+    """The source `shop`: each `commit` is a transaction over its tables, with its frontier."""
+
+    def __init__(self, config: Config, *schemas: TableSchema) -> None:
+        self.log: Log = open_log(config.log)
+        self.schemas = {schema.name: schema for schema in schemas}
+        self.producer: Producer = self.log.producer("shop")
+        self.producer.create_topics([TopicSpec(f"shop.{s.name}", s) for s in schemas])
+        newest = self.log.reader().newest_frontier("shop")
+        self.txn = -1 if newest is None else newest.txn_seq
+
+    def commit(self, *work: tuple[str, Sequence[int], pa.RecordBatch]) -> Vector:
+        """Append one transaction: (table, ops, rows) each; the position it reaches."""
+        self.txn += 1
+        batches = [
+            (f"shop.{name}", changes(self.schemas[name], ops, rows, self.txn))
+            for name, ops, rows in work
+        ]
+        position = Vector.of({"shop": Lsn(self.txn + 1)})
+        frontier = Frontier("shop", position, self.txn, 1_700_000_000_000_000 + self.txn)
+        self.producer.append(batches, [frontier])
+        return position
+
+    def put(self, name: str, rows: Sequence[Row], op: int = U) -> Vector:
+        batch = pa.RecordBatch.from_pylist(list(rows), schema=self.schemas[name].arrow)
+        return self.commit((name, [op] * len(rows), batch))
+
+    def delete(self, name: str, rows: Sequence[Row]) -> Vector:
+        return self.put(name, rows, D)
+
+    def load(self, name: str, rows: pa.RecordBatch) -> Vector:
+        return self.commit((name, [R] * rows.num_rows, rows))
+
+    def close(self) -> None:
+        self.producer.close()
+        self.log.close()
+
+
+def until(stop_when: Callable[[], bool], timeout_s: float = 20.0) -> Callable[[], bool]:
+    """A `Stop` that says yes once `stop_when()` holds; fails the test after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+
+    def stop() -> bool:
+        if stop_when():
+            return True
+        assert time.monotonic() < deadline, "the sink did not get there in time"
+        return False
+
+    return stop
