@@ -133,11 +133,19 @@ class CutReader:
     def exact(self, cut: Cut) -> bool:
         """Whether the cut, now that it has been read, showed exactly its frontiers' state."""
         return all(
-            self._reader.horizon(topic).superseded_us <= cut.frontiers[name].appended_us
+            self._undisturbed(name, topic, cut.frontiers[name])
             for name, topics in self._inputs.items()
             if name in cut.frontiers
             for topic in topics
         )
+
+    def _undisturbed(self, name: str, topic: str, frontier: Frontier) -> bool:
+        if self._reader.horizon(topic).superseded_us <= frontier.appended_us:
+            return True
+        # The horizon may be a rule of time only (Kafka's lag). Nothing was superseded while
+        # nothing was appended.
+        newest = self._reader.newest_frontier(name)
+        return newest is not None and newest.whole and newest.appended_us == frontier.appended_us
 
     def _try(self) -> Cut | None:
         self._waiting = ()
