@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 from cdc.changes import Bools
 from cdc.schema import NUMERIC_TEXT
 from views import functions
-from views.arrays import Result, choose, null_where, storage, wrap
+from views.arrays import Result, choose, null_where, storage, values, wrap
 from views.describe import describe
+from views.kernels_cast import odd_date
 from views.plan import Call, ColumnRef, Constant, Expr, Field
 
 Run = Callable[[pa.RecordBatch], Result]
@@ -218,16 +219,27 @@ def _culprit(expr: Expr, one: pa.RecordBatch, places: dict[str, int]) -> Expr:
 
 def _row_error(row: int, expr: Expr, one: pa.RecordBatch, places: dict[str, int]) -> RowError:
     args = expr.args if isinstance(expr, Call) else ()
-    shown = [storage(_compile(a, places)(one)[0])[0].as_py() for a in args]
-    value = ", ".join("NULL" if v is None else str(v) for v in shown)
+    shown = [_value(a, _compile(a, places)(one)[0]) for a in args]
+    value = ", ".join("NULL" if v is None else v for v in shown)
     return RowError(row, describe(expr), value, _message(expr, shown))
 
 
-def _message(expr: Expr, values: list[object]) -> str:
+def _value(expr: Expr, array: pa.Array) -> str | None:
+    """The only value of `array` as text; dates beyond Python's as Postgres prints them."""
+    if isinstance(expr, Constant):
+        return describe(expr)
+    if not array[0].is_valid:
+        return None
+    if pa.types.is_date(array.type) or pa.types.is_timestamp(array.type):
+        return odd_date(int(values(array)[0]), array.type, "")
+    return str(storage(array)[0].as_py())
+
+
+def _message(expr: Expr, given: list[str | None]) -> str:
     if not isinstance(expr, Call):
         return "value cannot be computed"
     if expr.name == "cast":
-        return f"{values[0]!s} is no {expr.sql_type}, or out of its range"
-    if expr.name in ("/", "%") and values[1] is not None and not float(str(values[1])):
+        return f"{given[0]} is no {expr.sql_type}, or out of its range"
+    if expr.name in ("/", "%") and given[1] is not None and not float(given[1]):
         return "division by zero"
     return f"{expr.sql_type} out of range"

@@ -290,7 +290,16 @@ _FRACTION = r"(\.[0-9]*[1-9])0+$|\.0+$"
 
 
 def time_to_text(call: Call) -> Kernel:
-    return lambda args, rows: (_short(args[0].cast(pa.string())), None)
+    return lambda args, rows: (_time_text(args[0]), None)
+
+
+def _time_text(array: pa.Array) -> pa.Array:
+    """Postgres has a 24:00:00, which Arrow can carry but not print."""
+    last = pc.equal(array.view(pa.int64()), DAY_US)
+    if not pc.any(last).as_py():
+        return _short(array.cast(pa.string()))
+    plain = pc.if_else(last, pa.scalar(None, array.type), array)
+    return pc.if_else(last, "24:00:00", _short(plain.cast(pa.string())))
 
 
 def _short(texts: pa.Array) -> pa.Array:

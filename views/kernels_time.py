@@ -21,7 +21,7 @@ from views.plan import Call, Constant
 
 DAY_US = 86_400_000_000
 _MIN_TIMESTAMP_US = -210_866_803_200_000_000
-_END_TIMESTAMP_US = 9_224_318_016_000_000_000
+_END_TIMESTAMP_US = 2**63 - 1  # Arrow counts from 1970: 30 years less than Postgres
 
 
 @dataclass(frozen=True)
@@ -75,30 +75,39 @@ def extract(call: Call) -> Kernel:
     """extract(field from x) in the zone UTC, as numeric."""
     field = constant_text(call, 0)
     compute = FIELDS[field]
+    if field == "epoch" and pa.types.is_date(call.args[1].type):
+        compute = _epoch_seconds
 
     def run(args: Sequence[pa.Array], rows: int) -> Result:
         array = args[1]
-        us = microseconds(array)
         ok, endless = valid(array), infinite(array)
-        days = np.floor_divide(us, DAY_US)
-        data = compute(days, us - days * DAY_US)
+        days, rest = _split_days(array, endless)
+        data = compute(days, rest)
         if call.type == NUMERIC_TEXT:
-            return _unbounded(array, data, ok, endless, field == "epoch"), None
+            return _unbounded(array, data, ok, endless, field), None
         present = ~endless if ok is None else ok & ~endless
         return _scaled(data, present, call.type), None
 
     return run
 
 
-def _unbounded(array: pa.Array, data: Int64s, ok: Bools | None, endless: Bools, us: bool) -> pa.Array:
-    if us and not pa.types.is_date(array.type):
-        plain = _scaled(data, ok, pa.decimal128(25, 6)).cast(pa.string())
-        plain = pc.if_else(pa.array(data == 0), pa.scalar("0.000000"), plain)
-        plain = pc.if_else(array.is_null(), pa.scalar(None, pa.string()), plain)
-        plain = _plain_decimals(plain, data)
+def _split_days(array: pa.Array, endless: Bools) -> tuple[Int64s, Int64s]:
+    """Days since 1970 and microseconds of the day; 0 where infinite."""
+    data = np.where(endless, 0, values(array).astype(np.int64))
+    if pa.types.is_date(array.type):
+        return data, np.zeros_like(data)
+    days = np.floor_divide(data, DAY_US)
+    return days, data - days * DAY_US
+
+
+def _unbounded(
+    array: pa.Array, data: Int64s, ok: Bools | None, endless: Bools, field: str
+) -> pa.Array:
+    """Numbers as NUMERIC_TEXT; those of infinite dates are infinite."""
+    if field == "epoch" and not pa.types.is_date(array.type):
+        plain = _plain_decimals(_scaled(data, ok, pa.decimal128(25, 6)).cast(pa.string()), data)
     else:
-        whole = data // 1_000_000 if us else data
-        plain = build(whole, ok, pa.int64()).cast(pa.string())
+        plain = build(data, ok, pa.int64()).cast(pa.string())
     if endless.any():
         sign = pc.if_else(pa.array(values(array) > 0), "Infinity", "-Infinity")
         plain = pc.if_else(pa.array(endless), sign, plain)
@@ -146,6 +155,10 @@ def _day_of_year(days: Int64s, us: Int64s) -> Int64s:
 def _iso_year(days: Int64s, us: Int64s) -> Int64s:
     year = _iso(days)[0]
     return np.where(year <= 0, year - 1, year)
+
+
+def _epoch_seconds(days: Int64s, us: Int64s) -> Int64s:
+    return days * 86_400
 
 
 UNBOUNDED = ("year", "isoyear", "epoch")
@@ -275,14 +288,16 @@ def days_between(call: Call) -> Kernel:
 
 
 DATE_MIN = -2_440_588  # 4714-11-24 BC, Julian day 0
-DATE_MAX = 2_145_031_948  # 5874897-12-31
+DATE_MAX = 2_145_042_905  # 5874897-12-31
 
 
 def date_to_timestamp(call: Call) -> Kernel:
     def run(args: Sequence[pa.Array], rows: int) -> Result:
         days, endless = values(args[0]).astype(np.int64), infinite(args[0])
         bad = ~endless & (days >= _END_TIMESTAMP_US // DAY_US)
-        data = np.where(endless, np.sign(days) * TIMESTAMP_INFINITY, np.where(bad, 0, days) * DAY_US)
+        data = np.where(
+            endless, np.sign(days) * TIMESTAMP_INFINITY, np.where(bad, 0, days) * DAY_US
+        )
         return failing(data, valid(args[0]), bad, call.type)
 
     return run

@@ -1,0 +1,387 @@
+"""Every entry of the allow-list against Postgres, on boundary values, errors included.
+
+For each entry a SELECT is generated over a table that holds all combinations of the argument
+types' boundary values. Postgres evaluates it (row by row where it raises), and so do we, through
+the planner. A row that Postgres refuses must be flagged as failed, and no other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pytest
+
+from cdc.schema import NUMERIC_TEXT, Column, TableSchema
+from views import functions
+from views.arrays import storage, wrap
+from views.expressions import Evaluated, compile_exprs
+from views.kernels_cast import odd_date
+from views.kernels_time import FIELDS, TIME_FIELDS, UNITS
+from views.plan import Project, Scan
+from views.planner import plan_view
+from views.resolve import Catalog
+from views.types import NUMBERS, named
+
+pytestmark = pytest.mark.service
+
+TIMESTAMP = "timestamp without time zone"
+_INTEGERS = {"smallint": 15, "integer": 31, "bigint": 63}
+
+VALUES: dict[str, list[str | None]] = {
+    **{
+        name: [None, "0", "1", "-1", "2", "7", "-7", str(2**bits - 1), str(-(2**bits))]
+        for name, bits in _INTEGERS.items()
+    },
+    "numeric(12,2)": [
+        None, "0", "1", "-1", "0.01", "-0.05", "7.00", "2.5", "-2.5", "3.45", "123.45",
+        "9999999999.99", "-9999999999.99",
+    ],
+    "numeric(38,0)": [None, "1", "-3", "9" * 38, "-" + "9" * 38],
+    "numeric": [
+        None, "0", "0.000", "1", "-1.50", "2.5", "-2.5", "0.0000000001", "1e30", "-12345678901234567890.5",
+        "NaN", "Infinity", "-Infinity", "32767.5", "2147483647.4",
+    ],
+    "real": [None, "0", "-0", "1", "-1.5", "2.5", "3.5", "0.1", "3e38", "1e-38", "NaN", "Infinity", "-Infinity", "123456", "1234567", "32767.5"],
+    "double precision": [
+        None, "0", "-0", "1", "-1.5", "2.5", "3.5", "0.1", "1e308", "-1e308", "5e-324", "NaN",
+        "Infinity", "-Infinity", "1e15", "123456789012345680", "0.0001", "0.00001", "2147483647.5", "9223372036854775807",
+    ],
+    "boolean": [None, "true", "false"],
+    "text": [
+        None, "", "a", "A", "abc", "ABC%", "a_c", "a\\b", " x ", "Ä", "ä€😀z", "12", " -7 ", "1.50", "1e3",
+        "true", "NO", "NaN", "-inf", "99999999999999999999", "x\ny", "héllo wörld", "%", "+5", "1e400", ".5", "5.", "-",
+    ],
+    "character varying(10)": [None, "", "abc", "ABC", "äb ", "12"],
+    "character(4)": [None, "", "abc", "ab d", "A"],
+    "uuid": [None, "00000000-0000-0000-0000-000000000000", "ffffffff-0000-4000-8000-0123456789ab"],
+    "bytea": [None, "\\x", "\\x00ff", "\\x41"],
+    "time without time zone": [None, "00:00", "23:59:59.999999", "12:30:00.5", "24:00"],
+    "date": [
+        None, "1970-01-01", "2000-02-29", "2024-12-31", "1999-12-31", "0001-01-01", "0044-03-15 BC", "4714-11-24 BC",
+        "5874897-12-31", "infinity", "-infinity", "9999-12-31", "10000-01-01", "2021-01-03",
+    ],
+    **{
+        name: [
+            None, "1970-01-01 00:00:00", "2000-02-29 12:34:56.789", "2024-12-31 23:59:59.999999",
+            "1969-12-31 23:59:59.5", "0044-03-15 01:02:03 BC", "4713-01-01 00:00:00 BC", "infinity", "-infinity",
+            "294240-12-31 23:59:59.999999", "2021-01-31 10:00:00", "2021-01-03 00:00:00.000001", "9999-12-31 23:00:00", "10000-01-01 00:00:00",
+        ]
+        for name in ("timestamp without time zone", "timestamp with time zone")
+    },
+}  # fmt: skip
+
+_BY_BASE = {
+    "numeric": ("numeric(12,2)", "numeric", "numeric(38,0)"),
+    "character varying": ("character varying(10)",),
+    "character": ("character(4)",),
+}
+_TEXT_CONSTANTS = {
+    "like": ["a%", "_b%", "%", "", "a\\_c", "%Ä%", "A%", "__", "a\\\\b", "%x%", "ABC\\%"],
+    "btrim": [" ", "ab", "", "ä"],
+    "starts_with": ["a", "", "ä€"],
+    "replace": [("a", "xx"), ("", "y"), ("bc", "")],
+    "substring": [1, 2, 0, -1, 3],
+    "left": [0, 1, 2, -1, -10, 100],
+}
+_TEXT_CONSTANTS |= {"ilike": _TEXT_CONSTANTS["like"], "right": _TEXT_CONSTANTS["left"]}
+_TEXT_CONSTANTS |= {"ltrim": _TEXT_CONSTANTS["btrim"], "rtrim": _TEXT_CONSTANTS["btrim"]}
+_INTERVALS = [
+    "interval '1 day'", "interval '-1 month'", "interval '1 year 2 months 3 days'",
+    "interval '36 hours'", "interval '90 minutes'", "interval '1' day", "interval '5 seconds'",
+]  # fmt: skip
+
+Case = tuple[tuple[str, ...], str]
+"""(column types, expression over a, b, …)"""
+
+
+def _columns(name: str) -> tuple[str, ...]:
+    return _BY_BASE.get(name, (name,))
+
+
+def _listed() -> Iterator[Case]:
+    for (name, args), entry in functions.FUNCTIONS.items():
+        if name == "extract":
+            fields = [f for f in FIELDS if args[1] != "date" or f not in TIME_FIELDS]
+            yield from (((args[1],), entry.sql.format(f, "a")) for f in fields)
+        elif name == "date_trunc":
+            yield from (((args[1],), entry.sql.format(f"'{u}'", "a")) for u in UNITS)
+        elif "interval" in args:
+            yield from (((args[0],), entry.sql.format("a", i)) for i in _INTERVALS)
+        elif entry.constant:
+            yield from _with_constants(name, args, entry)
+        else:
+            for types in itertools.product(*map(_columns, args)):
+                yield types, entry.sql.format(*"ab"[: len(types)])
+
+
+def _with_constants(name: str, args: Sequence[str], entry: functions.Function) -> Iterator[Case]:
+    for column in _columns(args[0]):
+        if args[0] == "numeric":
+            yield from (((column,), entry.sql.format("a", n)) for n in (0, 1, 2, 5, -1, -3))
+        elif len(args) == 3 and name == "substring":
+            for start, count in itertools.product((1, 2, 0, -1), (0, 1, 2, 5)):
+                yield (column,), entry.sql.format("a", start, count)
+        else:
+            for given in _TEXT_CONSTANTS[name]:
+                texts = given if isinstance(given, tuple) else (given,)
+                yield (column,), entry.sql.format("a", *(_sql(t) for t in texts))
+
+
+def _sql(value: object) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def _operators() -> Iterator[Case]:
+    numbers = [c for n in NUMBERS for c in _columns(n)]
+    for a, b in itertools.product(numbers, numbers):
+        if a != b:
+            for op in ("+", "*", "/", "=", "<", ">=", "IS DISTINCT FROM"):
+                yield (a, b), f"a {op} b"
+    for kind in VALUES:
+        for op in (*functions.COMPARISONS, "IS DISTINCT FROM", "IS NOT DISTINCT FROM"):
+            yield (kind, kind), f"a {op} b"
+    for op in functions.COMPARISONS:
+        yield ("text", "character(4)"), f"a {op} b"
+        # A date after the year 294247 is no timestamp that Arrow can carry.
+        yield ("date", TIMESTAMP), f"CASE WHEN a <= '9999-12-31' THEN a END {op} b"
+    for a in ("numeric(12,2)", "integer", "double precision", "text", "date"):
+        for form in (
+            "greatest(a, b)", "least(a, b)", "nullif(a, b)", "coalesce(a, b)", "a IN (b, a)",
+            "a NOT IN (b, NULL)", "a BETWEEN b AND b", "CASE WHEN a < b THEN a ELSE b END",
+            "CASE a WHEN b THEN 1 ELSE 0 END", "a IS NULL OR b IS NOT NULL",
+        ):  # fmt: skip
+            yield (a, a), form
+
+
+def _casts() -> Iterator[Case]:
+    for source, target in functions.CASTS:
+        for column in _columns(source) if source != "enum" else ():
+            if column in VALUES:
+                yield (column,), f"a::{target}"
+    for column in (*_columns("numeric"), "integer", "bigint", "text", "double precision", "real"):
+        for target in ("numeric(6,1)", "numeric(20,4)", "numeric(3,3)"):
+            yield (column,), f"a::{target}"
+    for column in ("text", "integer", "character(4)", "character varying(10)"):
+        yield (column,), "a::varchar(2)"
+    yield ("character varying(10)",), "a::integer"
+
+
+def _forms() -> Iterator[Case]:
+    """Lazy evaluation, three-valued logic, typing of literals, precedence."""
+    pair = ("integer", "integer")
+    for form in (
+        "CASE WHEN b <> 0 THEN a / b END", "b <> 0 AND a / b > 1", "b = 0 OR a / b > 1",
+        "coalesce(a, a / b)", "coalesce(a / b, 0)", "NOT a = b", "a % 3 = 1 AND b > 0",
+        "a + 1", "a * 1.5", "a / 2", "7 / 2 + a * 0", "a + 2147483648", "-a", "abs(a)", "a - -1",
+        "a = 1 OR NULL", "(a > b) IS TRUE", "(a > b) IS NOT FALSE", "(a > b) IS UNKNOWN",
+        "a::text || '-' || b", "concat(a, '/', b)", "'x' || a", "round(a / 7.0, 3)", "a / 7.0",
+        "a::bigint * b", "a::double precision / b", "trunc(a * 1.239, 1)", "a IN (1, 2, NULL)",
+        "a NOT IN (1, 2)", "nullif(a, 0) / b", "greatest(a, b, 0)", "round(a)", "ceil(a / 2.0)",
+        "CASE a WHEN 1 THEN 'one' WHEN 2 THEN 'two' ELSE 'many' END", "a BETWEEN 0 AND b + 0 * a",
+        "a::text = '7'", "length(a::text)", "a = '7'", "CASE WHEN a > 0 THEN 1.5 ELSE b END",
+        "a IS NULL = (b IS NULL)", "mod(a, b)", "a - b - 1", "a / 3 * 3",
+        "date '2020-01-31' + a % 1000", "timestamp '2020-01-31 10:00' + interval '1 month'",
+        "-a % 4", "2 - a::bigint * 3", "a::numeric / 3", "a % 2 * 0.5", "(a = 1) = (b = 1)",
+    ):  # fmt: skip
+        yield pair, form
+    yield ("text", "text"), "trim(a) || upper(b)"
+    yield ("text",), "lower(trim(leading 'a' from a))"
+    yield ("boolean", "boolean"), "a AND b OR NOT a"
+    yield ("boolean", "boolean"), "a::int + b::int"
+    yield ("boolean",), "a || 'x'"
+    yield ("date",), "a + interval '1 month'"
+    yield ("date",), "date_trunc('month', a)"
+    yield ("timestamp with time zone",), "a > '2000-01-01 00:00:00+02'"
+    yield ("timestamp without time zone",), "extract(year from a)::int"
+
+
+CASES = tuple(dict.fromkeys((*_listed(), *_operators(), *_casts(), *_forms())))
+
+
+class Table:
+    """All combinations of the boundary values of some types, in Postgres and in Arrow."""
+
+    def __init__(self, connection: psycopg.Connection[Any], types: tuple[str, ...]) -> None:
+        self.name = "t_" + "_".join(str(list(VALUES).index(t)) for t in types)
+        letters = "abc"[: len(types)]
+        columns = ", ".join(f"{c} {t}{_collation(t)}" for c, t in zip(letters, types, strict=True))
+        connection.execute(f"CREATE TABLE {self.name} (id bigint PRIMARY KEY, {columns})")
+        rows = list(itertools.product(*(VALUES[t] for t in types)))
+        marks = ", ".join(f"%s::text::{t}" for t in types)
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                f"INSERT INTO {self.name} VALUES (%s, {marks})",
+                [(i, *row) for i, row in enumerate(rows)],
+            )
+        known = [named(t) for t in types]
+        made = [
+            Column(c, k.arrow if k else pa.string(), t)
+            for c, t, k in zip(letters, types, known, strict=True)
+        ]
+        self.schema = TableSchema(
+            f"public.{self.name}", (Column("id", pa.int64(), "bigint", False), *made), ("id",)
+        )
+        read = ", ".join(_readable(c.name, c.type) for c in made)
+        found = connection.execute(f"SELECT id, {read} FROM {self.name} ORDER BY id").fetchall()
+        self.rows = pa.RecordBatch.from_arrays(
+            [_array([r[i] for r in found], c.type) for i, c in enumerate(self.schema.columns)],
+            schema=self.schema.arrow,
+        )
+
+    def ours(self, expression: str) -> tuple[Evaluated, str]:
+        """The rows evaluated by us, and the result's SQL type."""
+        catalog = Catalog({f"s.public.{self.name}": self.schema})
+        plan = plan_view("v", f"SELECT id, {expression} AS x FROM {self.name}", catalog)
+        root = plan.root
+        assert isinstance(root, Project)
+        assert isinstance(root.child, Scan)
+        columns = [self.rows.column(n) for n in root.child.source_columns]
+        given = pa.RecordBatch.from_arrays(columns, names=[c.name for c in root.child.columns])
+        compiled = compile_exprs(root.exprs[1:], root.child.columns)
+        return compiled.evaluate(given), root.columns[1].sql_type
+
+
+def _collation(sql_type: str) -> str:
+    return ' COLLATE "C"' if sql_type.startswith(("text", "char")) else ""
+
+
+def _readable(name: str, kind: pa.DataType) -> str:
+    if pa.types.is_date(kind):
+        return f"CASE WHEN isfinite({name}) THEN ({name} - '1970-01-01'::date)::text ELSE {name}::text END"
+    if pa.types.is_timestamp(kind):
+        return f"CASE WHEN isfinite({name}) THEN trunc(extract(epoch FROM {name}) * 1000000)::text ELSE {name}::text END"
+    return name if pa.types.is_binary(kind) else f"{name}::text"
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        limit = 2**31 - 1 if pa.types.is_date(kind) else 2**63 - 1
+        ends = {"infinity": limit, "-infinity": -limit}
+        plain = pa.int32() if pa.types.is_date(kind) else pa.int64()
+        made = [None if v is None else ends[v] if v in ends else int(v) for v in values]
+        return pa.array(made, plain).view(kind)
+    if pa.types.is_boolean(kind):
+        return pa.array([None if v is None else v == "true" for v in values])
+    if pa.types.is_floating(kind):
+        return pa.array([None if v is None else float(v) for v in values], kind)
+    if pa.types.is_decimal(kind):
+        return pa.array([None if v is None else Decimal(v) for v in values], kind)
+    if pa.types.is_time(kind):
+        return pa.array([None if v is None else _time_us(v) for v in values], pa.int64()).view(kind)
+    if kind == NUMERIC_TEXT:
+        return wrap(pa.array(values, pa.string()), NUMERIC_TEXT)
+    if pa.types.is_integer(kind):
+        return pa.array([None if v is None else int(v) for v in values], kind)
+    return pa.array(values, kind)
+
+
+def _time_us(text: str) -> int:
+    hours, minutes, seconds = text.split(":")
+    return int((int(hours) * 3600 + int(minutes) * 60 + Decimal(seconds)) * 1_000_000)
+
+
+_TRY = """
+CREATE FUNCTION try(expression text, from_table text, row_id bigint) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE result text;
+BEGIN
+  EXECUTE format('SELECT coalesce((%s)::text, ''<null>'') FROM %I WHERE id = %s', expression, from_table, row_id)
+    INTO result;
+  RETURN result;
+EXCEPTION WHEN others THEN RETURN '<error>';
+END $$
+"""
+
+
+def _theirs(connection: psycopg.Connection[Any], table: str, expression: str) -> list[str]:
+    query = f"SELECT coalesce(({expression})::text, '<null>') FROM {table} ORDER BY id"
+    try:
+        with connection.transaction():
+            return [r[0] for r in connection.execute(query)]
+    except (psycopg.DataError, psycopg.errors.FeatureNotSupported):
+        rows = connection.execute(
+            f"SELECT try(%s, %s, id) FROM {table} ORDER BY id", (expression, table)
+        )
+        return [r[0] for r in rows]
+
+
+def _shown(evaluated: Evaluated) -> list[Any]:
+    """Our values: '<error>', '<null>', or something `_equal` compares."""
+    array = evaluated.arrays[0]
+    kind = array.type
+    plain = storage(array)
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        zone = "+00" if pa.types.is_timestamp(kind) and kind.tz else ""
+        ints = plain.view(pa.int32() if pa.types.is_date(kind) else pa.int64()).to_pylist()
+        values: list[Any] = [None if v is None else odd_date(v, kind, zone) for v in ints]
+    elif pa.types.is_floating(kind):
+        values = [
+            None if v is None else np.dtype(kind.to_pandas_dtype()).type(v)
+            for v in plain.to_pylist()
+        ]
+    else:
+        values = plain.to_pylist()
+    failed = evaluated.failed if evaluated.failed is not None else [False] * len(values)
+    return [
+        "<error>" if bad else "<null>" if v is None else v
+        for v, bad in zip(values, failed, strict=True)
+    ]
+
+
+def _equal(ours: Any, theirs: str, *, decimal: bool) -> bool:
+    if ours == "<error>" and theirs == "NaN" and decimal:
+        return True  # a numeric(p, s) cannot carry NaN: the view stops there instead
+    if theirs in ("<error>", "<null>") or ours in ("<error>", "<null>"):
+        return bool(ours == theirs)
+    if isinstance(ours, bool):
+        return ("true" if ours else "false") == theirs
+    if isinstance(ours, Decimal):
+        return theirs not in ("NaN", "Infinity", "-Infinity") and Decimal(theirs) == ours
+    if isinstance(ours, np.floating):
+        given = type(ours)(theirs)
+        return bool(np.isnan(given) and np.isnan(ours)) or bool(
+            given == ours and np.signbit(given) == np.signbit(ours)
+        )
+    return str(ours) == theirs
+
+
+@pytest.fixture(scope="module")
+def connection(postgres: Any) -> Iterator[psycopg.Connection[Any]]:
+    name = postgres.new_database()
+    with psycopg.connect(postgres.url(name), autocommit=True) as made:
+        made.execute("SET TimeZone = 'UTC'")
+        made.execute(_TRY)
+        yield made
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def tables(connection: psycopg.Connection[Any]) -> dict[tuple[str, ...], Table]:
+    return {types: Table(connection, types) for types in dict.fromkeys(t for t, _ in CASES)}
+
+
+GROUPS = sorted({types for types, _ in CASES})
+
+
+@pytest.mark.parametrize("types", GROUPS, ids=lambda types: " × ".join(types))
+def test_equals_postgres(
+    connection: psycopg.Connection[Any],
+    tables: dict[tuple[str, ...], Table],
+    types: tuple[str, ...],
+) -> None:
+    table = tables[types]
+    wrong = []
+    for expression in (e for t, e in CASES if t == types):
+        ours, sql_type = table.ours(expression)
+        decimal = pa.types.is_decimal(ours.arrays[0].type)
+        theirs = _theirs(connection, table.name, expression)
+        for row, (mine, given) in enumerate(zip(_shown(ours), theirs, strict=True)):
+            if not _equal(mine, given, decimal=decimal):
+                wrong.append(f"{expression} {sql_type} row {row}: {mine!r}, Postgres {given!r}")
+                break
+    assert not wrong, "\n".join(wrong)
