@@ -123,7 +123,7 @@ class Grouping:
         if isinstance(bound, ColumnRef) and bound.name in self.loose:
             self.used.append(bound.name)
             return bound
-        self.inner.text.fail(
+        raise self.inner.text.failed(
             node,
             f"column {node.sql('postgres')} must appear in GROUP BY or in an aggregate",
             f"add it to GROUP BY, or write max({node.sql('postgres')})",
@@ -134,7 +134,9 @@ class Grouping:
         function = FUNCTIONS.get(type(node))
         if function is None:
             name = node.sql_name().lower() if isinstance(node, exp.Func) else node.key
-            text.refuse(node, f"aggregate {name} is not supported yet", "count, sum, avg, min, max")
+            raise text.refused(
+                node, f"aggregate {name} is not supported yet", "count, sum, avg, min, max"
+            )
         self.inner.only(node, "this")
         arg, distinct = self._argument(node)
         if where is not None:
@@ -145,7 +147,7 @@ class Grouping:
                 _check(function, arg, distinct)
             result = result_type(function, arg)
         except NotTyped as error:
-            text.refuse(node, error.what, error.hint)
+            raise text.refused(node, error.what, error.hint) from None
         return self._call(function, arg, distinct and function not in ("min", "max"), result)
 
     def _argument(self, node: exp.Expr) -> tuple[Expr | None, bool]:
@@ -153,16 +155,22 @@ class Grouping:
         distinct = isinstance(given, exp.Distinct)
         if distinct:
             if len(given.expressions) != 1 or given.args.get("on"):
-                text.refuse(node, "DISTINCT over several columns in an aggregate is not supported")
+                raise text.refused(
+                    node, "DISTINCT over several columns in an aggregate is not supported"
+                )
             given = given.expressions[0]
         if isinstance(given, exp.Order):
-            text.refuse(node, "ORDER BY in an aggregate is not supported yet", "leave it out")
+            raise text.refused(
+                node, "ORDER BY in an aggregate is not supported yet", "leave it out"
+            )
         if isinstance(given, exp.Star):
             return None, False
         if given is None:
-            text.fail(node, "an aggregate needs an argument")
+            raise text.failed(node, "an aggregate needs an argument")
         if contains_aggregate(given):
-            text.fail(given, "aggregates cannot be nested", "aggregate in a derived table first")
+            raise text.failed(
+                given, "aggregates cannot be nested", "aggregate in a derived table first"
+            )
         return self.inner.bind(given), distinct
 
     def _filtered(self, arg: Expr | None, where: exp.Expr) -> Expr:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 from sqlglot import exp
 
+from cdc.errors import Unsupported
 from views import literals, typed
 from views.functions import may_be_null
 from views.kernels_time import Interval
@@ -65,20 +66,20 @@ class Binder:
             return found
         rule = _RULES.get(type(node))
         if rule is None:
-            self._refuse_unknown(node)
+            raise self._unknown(node)
         try:
             made: Expr = rule(self, node)
             self._check_zone(made)
         except NotTyped as error:
-            raise_at = self.text.refuse if error.refused else self.text.fail
-            raise_at(node, error.what, error.hint)
+            made_by = self.text.refused if error.refused else self.text.failed
+            raise made_by(node, error.what, error.hint) from None
         return made
 
     def condition(self, node: exp.Expr, where: str) -> Expr:
         try:
             return typed.condition(self.bind(node), where)
         except NotTyped as error:
-            self.text.fail(node, error.what, error.hint)
+            raise self.text.failed(node, error.what, error.hint) from None
 
     def all(self, nodes: Sequence[exp.Expr]) -> list[Expr]:
         return [self.bind(n) for n in nodes]
@@ -87,13 +88,13 @@ class Binder:
         """Refuse `node` if it has a part besides `known`."""
         for name, value in node.args.items():
             if value and name not in known and name not in _HARMLESS:
-                self.text.refuse(node, f"{_name(node)} with {name} is not supported yet")
+                raise self.text.refused(node, f"{_name(node)} with {name} is not supported yet")
 
-    def _refuse_unknown(self, node: exp.Expr) -> Any:
+    def _unknown(self, node: exp.Expr) -> Unsupported:
         for kinds, what, hint in _REFUSED:
             if isinstance(node, kinds):
-                self.text.refuse(node, what, hint)
-        self.text.refuse(node, f"{_name(node)} is not supported yet", _ALLOWED)
+                return self.text.refused(node, what, hint)
+        return self.text.refused(node, f"{_name(node)} is not supported yet", _ALLOWED)
 
     def _check_zone(self, made: Expr) -> None:
         """Only in UTC are the kernels of timestamptz right."""
@@ -152,9 +153,11 @@ def _name(node: exp.Expr) -> str:
 
 def _column(binder: Binder, node: exp.Column) -> Expr:
     if node.args.get("db"):
-        binder.text.refuse(node, "a column is written `table.column`", "give the table an alias")
+        raise binder.text.refused(
+            node, "a column is written `table.column`", "give the table an alias"
+        )
     if isinstance(node.this, exp.Star):
-        binder.text.fail(node, "* stands only in a SELECT list or count(*)")
+        raise binder.text.failed(node, "* stands only in a SELECT list or count(*)")
     found = binder.scope.column(binder.text, node, node.table or None, node.this)
     return ColumnRef(found.name, found.sql_type, found.type, found.nullable)
 
@@ -235,7 +238,7 @@ def _is(binder: Binder, node: exp.Is) -> Expr:
         name = "is_true" if test.this else "is_false"
         made = never_null(name, binder.condition(node.this, "IS TRUE"))
     else:
-        binder.text.refuse(node, "this IS test is not supported")
+        raise binder.text.refused(node, "this IS test is not supported")
     return typed.call("not", (made,), BOOL) if node.args.get("negate") else made
 
 
@@ -245,7 +248,7 @@ def never_null(name: str, arg: Expr) -> Call:
 
 def _in(binder: Binder, node: exp.In) -> Expr:
     if node.args.get("query"):
-        binder.text.refuse(
+        raise binder.text.refused(
             node, "IN (SELECT …) is not supported yet", "join with SELECT DISTINCT of the keys"
         )
     binder.only(node, "this", "expressions")
@@ -360,14 +363,16 @@ def _target(binder: Binder, node: exp.Cast, to: exp.DataType) -> Type:
     known = _TYPES.get(to.this)
     params = [int(p.name) for p in to.expressions] if known is not None else []
     if known is None:
-        binder.text.refuse(node, f"a cast to {to.sql('postgres').lower()} is not supported yet")
+        raise binder.text.refused(
+            node, f"a cast to {to.sql('postgres').lower()} is not supported yet"
+        )
     if not params:
         return known
     if known == NUMERIC:
         return numeric(params[0], params[1] if len(params) > 1 else 0, keep=True)
     if known == VARCHAR:
         return Type(f"character varying({params[0]})", pa.string())
-    binder.text.refuse(node, f"a cast to {to.sql('postgres').lower()} is not supported yet")
+    raise binder.text.refused(node, f"a cast to {to.sql('postgres').lower()} is not supported yet")
 
 
 def _interval(binder: Binder, node: exp.Interval) -> Expr:
@@ -379,11 +384,11 @@ def _interval_constant(
     binder: Binder, node: exp.Expr, given: exp.Expr | None, unit: str = ""
 ) -> Expr:
     if not isinstance(given, exp.Literal):
-        binder.text.refuse(node, "only literal intervals are supported", "interval '1 day'")
+        raise binder.text.refused(node, "only literal intervals are supported", "interval '1 day'")
     try:
         step: Interval = literals.interval(f"{given.this} {unit}")
     except literals.BadLiteral as error:
-        binder.text.refuse(node, str(error))
+        raise binder.text.refused(node, str(error)) from None
     return Constant(step, INTERVAL.sql, INTERVAL.arrow)
 
 
@@ -411,7 +416,9 @@ def _substring(binder: Binder, node: exp.Substring) -> Expr:
     if not isinstance(start, (exp.Literal, exp.Neg)) or (
         isinstance(start, exp.Literal) and start.is_string
     ):
-        binder.text.refuse(node, "substring needs literal positions", "substring(text, 1, 10)")
+        raise binder.text.refused(
+            node, "substring needs literal positions", "substring(text, 1, 10)"
+        )
     given = [start] + ([node.args["length"]] if node.args.get("length") else [])
     return typed.text_function("substring", binder.bind(node.this), *binder.all(given))
 
@@ -460,10 +467,12 @@ def _truncate(binder: Binder, node: exp.TimestampTrunc) -> Expr:
 def _anonymous(binder: Binder, node: exp.Anonymous) -> Expr:
     name = node.name.lower()
     if name in _VOLATILE:
-        binder.text.refuse(node, f"{name}() is volatile and cannot be kept up to date", _CLOCK)
+        raise binder.text.refused(
+            node, f"{name}() is volatile and cannot be kept up to date", _CLOCK
+        )
     if name == "octet_length" and len(node.expressions) == 1:
         return typed.text_function(name, binder.bind(node.expressions[0]))
-    binder.text.refuse(node, f"function {name} is not supported yet", _ALLOWED)
+    raise binder.text.refused(node, f"function {name} is not supported yet", _ALLOWED)
 
 
 _RULES: dict[type[exp.Expr], Callable[[Binder, Any], Expr]] = {

@@ -97,12 +97,14 @@ def opened(
 
 def _check(text: SqlText, join: exp.Join) -> None:
     if join.args.get("method"):
-        text.refuse(join, f"{join.args['method']} JOIN is not supported", "write ON or USING")
+        raise text.refused(
+            join, f"{join.args['method']} JOIN is not supported", "write ON or USING"
+        )
     if join.side == "FULL":
         hint = "UNION ALL of a LEFT JOIN and the other side's unmatched rows"
-        text.refuse(join, "FULL JOIN is not supported yet", hint)
+        raise text.refused(join, "FULL JOIN is not supported yet", hint)
     if join.kind not in ("", "INNER", "OUTER", "CROSS"):
-        text.refuse(join, f"{join.kind} JOIN is not supported", "write JOIN or LEFT JOIN")
+        raise text.refused(join, f"{join.kind} JOIN is not supported", "write JOIN or LEFT JOIN")
 
 
 def _check_aliases(text: SqlText, items: Sequence[Item], nodes: Sequence[exp.Expr]) -> None:
@@ -111,7 +113,7 @@ def _check_aliases(text: SqlText, items: Sequence[Item], nodes: Sequence[exp.Exp
         for relation in relations:
             if relation.alias in seen:
                 hint = "give one of them another alias"
-                text.fail(node, f"{relation.alias} stands in FROM more than once", hint)
+                raise text.failed(node, f"{relation.alias} stands in FROM more than once", hint)
             seen.add(relation.alias)
 
 
@@ -145,7 +147,7 @@ def _condition(
     if on is None:
         return []
     if contains_aggregate(on):
-        text.fail(on, "aggregates are not allowed in JOIN conditions")
+        raise text.failed(on, "aggregates are not allowed in JOIN conditions")
     binder = Binder(text, Scope((*left, *right), merged), timezone)
     return conjuncts_of(binder.condition(on, "JOIN/ON"))
 
@@ -164,4 +166,4 @@ def _using(
     try:
         return typed.compare("=", *refs((a, b)))
     except NotTyped as error:
-        text.refuse(join, error.what, error.hint)
+        raise text.refused(join, error.what, error.hint) from None

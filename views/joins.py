@@ -24,6 +24,8 @@ from views.rewrite import columns_of, with_key
 from views.typed import call, can_fail, carried, numeric_carrier
 from views.types import BOOL
 
+NOTHING = Facts()
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -31,6 +33,8 @@ class Planned:
 
     node: Node
     facts: Facts
+    below: Facts = NOTHING
+    """Of a projection: what is known of its input, to explain a key that is not passed on."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -67,7 +71,8 @@ def filter_above(planned: Planned, conjuncts: Sequence[Expr]) -> Planned:
     facts = keys.filtered(planned.facts, conjuncts)
     child, every = planned.node, list(conjuncts)
     if isinstance(child, Filter):
-        child, every = child.child, [*conjuncts_of(child.predicate), *conjuncts]
+        every = [*conjuncts_of(child.predicate), *conjuncts]
+        child = child.child
     if isinstance(child, Scan):
         child = with_key(child, facts.key)
     return Planned(Filter(child, conjunction(every)), facts)
@@ -88,7 +93,7 @@ def inner_joins(text: SqlText, group: Group) -> Planned:
     while remaining:
         at = next((i for i, m in enumerate(remaining) if _pairs(current, m.planned, rest)), None)
         if at is None:
-            text.refuse(
+            raise text.refused(
                 remaining[0].at,
                 "a join without an equality between its sides is not supported yet",
                 "join ON left.column = right.column",
@@ -146,7 +151,7 @@ def left_join(text: SqlText, left: Planned, right: Member, conjuncts: Sequence[E
     rest = [c for c in conjuncts if c not in below]
     found = _pairs(left, side, rest)
     if not found:
-        text.refuse(
+        raise text.refused(
             right.at,
             "an outer join without an equality between its sides is not supported yet",
             "LEFT JOIN … ON left.column = right.column",

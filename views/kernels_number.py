@@ -204,7 +204,7 @@ def places(call: Call) -> int:
 def round_numeric(call: Call) -> Kernel:
     digits = places(call)
     source = call.args[0].type
-    if call.type == NUMERIC_TEXT or source == NUMERIC_TEXT:
+    if NUMERIC_TEXT in (call.type, source):
         rounding = _ROUNDINGS[call.name]
         inner = numeric.elementwise(call, lambda x: numeric.rounded(x, digits, rounding))
         return lambda args, rows: inner(args[:1], rows)

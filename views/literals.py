@@ -110,6 +110,7 @@ def _date(text: str, type: Type) -> int:
         raise BadLiteral(f"{text!r} is no date: {error}") from None
 
 
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a timestamp without time zone
 _TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d([ t]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?(z|[+-]\d\d(:?\d\d)?)?"
 )
@@ -128,7 +129,7 @@ def _timestamp(text: str, type: Type) -> int:
         offset = _offset(zone) if zone and zoned else timedelta(0)
     except ValueError as error:
         raise BadLiteral(f"{text!r} is no {type.sql}: {error}") from None
-    return (moment - offset - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+    return (moment - offset - _EPOCH) // timedelta(microseconds=1)
 
 
 def _offset(zone: str) -> timedelta:
@@ -181,8 +182,8 @@ def interval(text: str) -> Interval:
     months = days = us = 0
     if not re.fullmatch(r"([+-]?\d+\s*[a-z]+\s*)+", text, re.A):
         raise BadLiteral(f"{text!r}: intervals are written '1 day 2 hours' in a view")
-    for count, unit in _PART.findall(text):
-        unit = unit.removesuffix("s")
+    for count, given in _PART.findall(text):
+        unit = given.removesuffix("s")
         months += int(count) * _MONTHS.get(unit, 0)
         days += int(count) * _DAYS.get(unit, 0)
         us += int(count) * _MICROSECONDS.get(unit, 0)

@@ -27,7 +27,13 @@ _DIVISION_SCALE_MAX = 1000
 _BASE_DIGITS = 4
 _NAN = Decimal("NaN")
 
-EXACT = decimal.Context(prec=400_000, rounding=decimal.ROUND_HALF_UP, traps=[], Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)  # fmt: skip
+EXACT = decimal.Context(
+    prec=400_000,
+    rounding=decimal.ROUND_HALF_UP,
+    traps=[],
+    Emax=decimal.MAX_EMAX,
+    Emin=decimal.MIN_EMIN,
+)
 
 
 class Raises(Exception):
@@ -45,7 +51,7 @@ def decimals(array: pa.Array) -> list[Decimal | None]:
 def text(value: Decimal) -> str:
     """As Postgres prints it: no exponent, no negative zero."""
     if value.is_finite():
-        return format(value.copy_abs() if not value else value, "f")
+        return format(value if value else value.copy_abs(), "f")
     return "NaN" if value.is_nan() else str(value)
 
 

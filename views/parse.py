@@ -6,8 +6,8 @@ file when the text came from one.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import NoReturn
 
 import sqlglot
 from sqlglot import exp
@@ -27,18 +27,18 @@ class SqlText:
     sql: str
     place: Place | None = None
 
-    def refuse(self, node: exp.Expr | None, what: str, hint: str = "") -> NoReturn:
-        """Raise Unsupported: SQL that is correct, but refused rather than answered wrongly."""
-        offset = start_of(node)
-        raise Unsupported(self._marked(offset, what), where=self._where(offset), hint=hint)
+    def refused(self, node: exp.Expr | None, what: str, hint: str = "") -> Unsupported:
+        """To be raised for SQL that is correct, but refused rather than answered wrongly."""
+        offset = start_of(node, self.sql)
+        return Unsupported(self._marked(offset, what), where=self._where(offset), hint=hint)
 
-    def fail(self, node: exp.Expr | None, what: str, hint: str = "") -> NoReturn:
-        """Raise ViewError: SQL that Postgres would refuse, too."""
-        self.fail_at(start_of(node), what, hint)
+    def failed(self, node: exp.Expr | None, what: str, hint: str = "") -> ViewError:
+        """To be raised for SQL that Postgres would refuse, too."""
+        return self.failed_at(start_of(node, self.sql), what, hint)
 
-    def fail_at(self, offset: int | None, what: str, hint: str = "") -> NoReturn:
-        """`fail` at a character offset in the text."""
-        raise ViewError(self._marked(offset, what), where=self._where(offset), hint=hint)
+    def failed_at(self, offset: int | None, what: str, hint: str = "") -> ViewError:
+        """`failed` at a character offset in the text."""
+        return ViewError(self._marked(offset, what), where=self._where(offset), hint=hint)
 
     def _marked(self, offset: int | None, what: str) -> str:
         what = f"view {self.view}: {what}"
@@ -56,12 +56,31 @@ class SqlText:
         return str(at)
 
 
-def start_of(node: exp.Expr | None) -> int | None:
-    """The offset of the first character of `node` that the parser remembers."""
+_KEYWORDS: dict[type[exp.Expr], str] = {
+    exp.Exists: "EXISTS",
+    exp.Order: "ORDER",
+    exp.Limit: "LIMIT",
+    exp.Offset: "OFFSET",
+    exp.Fetch: "FETCH",
+    exp.With: "WITH",
+    exp.Join: "JOIN",
+    exp.Having: "HAVING",
+}
+
+
+def start_of(node: exp.Expr | None, sql: str) -> int | None:
+    """The offset of the first character of `node` that the parser remembers.
+
+    Of a clause it remembers only what is inside: the keyword before that is looked up.
+    """
     if node is None:
         return None
     starts = [n.meta["start"] for n in node.walk() if "start" in n.meta]
-    return min(starts) if starts else start_of(node.parent)
+    if not starts:
+        return start_of(node.parent, sql)
+    keyword = _KEYWORDS.get(type(node))
+    found = [m.start() for m in re.finditer(rf"(?i)\b{keyword}\b", sql) if m.start() < min(starts)]
+    return found[-1] if keyword and found else min(starts)
 
 
 def parse_select(text: SqlText) -> exp.Query:
@@ -71,12 +90,13 @@ def parse_select(text: SqlText) -> exp.Query:
     except ParseError as error:
         first = error.errors[0]
         offset = _offset(text.sql, first["line"], first["col"]) - len(first["highlight"] or "")
-        text.fail_at(max(offset, 0), f"the SQL cannot be read: {first['description']}")
+        what = f"the SQL cannot be read: {first['description']}"
+        raise text.failed_at(max(offset, 0), what) from None
     except TokenError:
-        text.fail_at(None, "the SQL cannot be read: a quote is not closed")
+        raise text.failed_at(None, "the SQL cannot be read: a quote is not closed") from None
     queries = [s for s in statements if s is not None]
     if len(queries) != 1 or not isinstance(queries[0], exp.Query):
-        text.fail_at(0, "a view is one SELECT", "write one SELECT statement without INTO")
+        raise text.failed_at(0, "a view is one SELECT", "write one SELECT statement without INTO")
     return queries[0]
 
 
@@ -86,11 +106,13 @@ def check_modifiers(text: SqlText, query: exp.Query) -> None:
         clause = query.args.get(name)
         if clause:
             node = clause[0] if isinstance(clause, list) else clause
-            text.refuse(node if isinstance(node, exp.Expr) else query, what, hint)
+            raise text.refused(node if isinstance(node, exp.Expr) else query, what, hint)
     if isinstance(query, exp.SetOperation) and (
         not isinstance(query, exp.Union) or query.args.get("distinct")
     ):
-        text.refuse(query.expression, _SET_OPERATIONS, "UNION ALL, then SELECT DISTINCT over it")
+        raise text.refused(
+            query.expression, _SET_OPERATIONS, "UNION ALL, then SELECT DISTINCT over it"
+        )
 
 
 _SORT_LATER = "sort in the query that reads the sink: `cdc query SINK 'SELECT … ORDER BY …'`"

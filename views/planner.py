@@ -12,6 +12,7 @@ from cdc.config import Config, Place, ViewConfig
 from cdc.schema import Column, TableSchema, type_name
 from views.explain_node import plan_lines
 from views.joins import Planned
+from views.keys import plain
 from views.parse import SqlText, parse_select
 from views.plan import Distinct, Filter, Join, Node, Project, Scan, UnionAll, ViewPlan
 from views.references import ordered, references
@@ -105,9 +106,11 @@ def children(node: Node) -> tuple[Node, ...]:
 def _checked_names(text: SqlText, output: Output) -> tuple[str, ...]:
     for at, name in enumerate(output.names):
         if name in output.names[:at]:
-            text.fail_at(0, f"column {name} stands twice in the result", f"{name} AS another_name")
+            raise text.failed_at(
+                0, f"column {name} stands twice in the result", f"{name} AS another_name"
+            )
         if name == "?column?":
-            text.fail_at(0, f"column {at + 1} of the result has no name", "… AS name")
+            raise text.failed_at(0, f"column {at + 1} of the result has no name", "… AS name")
     return output.names
 
 
@@ -118,12 +121,12 @@ def _key(
         missing = [k for k in declared if k not in names]
         if missing:
             what = f"key: {', '.join(missing)} is no column of the result"
-            text.fail_at(0, what, "columns: " + ", ".join(names))
+            raise text.failed_at(0, what, "columns: " + ", ".join(names))
         return declared
     if output.planned.facts.key is not None:
         return output.planned.facts.key
     what, hint = _missing_key(output.planned)
-    text.fail_at(0, what, hint)
+    raise text.failed_at(0, what, hint)
 
 
 def _missing_key(planned: Planned) -> tuple[str, str]:
@@ -131,9 +134,11 @@ def _missing_key(planned: Planned) -> tuple[str, str]:
     node: Node = planned.node
     while isinstance(node, (Project, Filter)):
         inner = _inner_key(node)
-        if inner is not None:
-            columns = ", ".join(inner)
-            what = f"the result has no key: its rows are told apart by {columns}, not selected"
+        if inner is not None and isinstance(node, Project):
+            given = {plain(e) for e in node.exprs}
+            absent = [c for c in inner if not planned.below.same(c) & given]
+            columns = ", ".join(absent)
+            what = f"the result has no key: its rows are told apart by {', '.join(inner)}"
             return what, f"add {columns} to the SELECT list, or {declare}"
         node = node.child
     if isinstance(node, UnionAll):

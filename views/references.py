@@ -37,9 +37,9 @@ def hidden(table: exp.Table) -> bool:
             if any(fold(c.args["alias"].this) == name for c in earlier):
                 return True
         clause = node.args.get("with_")
-        if clause is not None and clause is not child:
-            if any(fold(c.args["alias"].this) == name for c in clause.expressions):
-                return True
+        beside = clause.expressions if clause is not None and clause is not child else ()
+        if any(fold(c.args["alias"].this) == name for c in beside):
+            return True
         child, node = node, node.parent
     return False
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from sqlglot import exp
 
+from cdc.errors import ViewError
 from cdc.schema import TableSchema
 from views.parse import SqlText
 from views.plan import Field
@@ -44,14 +45,13 @@ class Catalog:
         for name in names:
             if name in self.tables:
                 return name, self.tables[name]
-        self._unknown(text, node, ".".join(parts))
-        raise AssertionError
+        raise self._unknown(text, node, ".".join(parts))
 
     def _unqualified(self, text: SqlText, node: exp.Table, name: str) -> tuple[str, TableSchema]:
         if name in self.views:
             return f"view.{name}", self.views[name]
         if name in self.elsewhere:
-            text.refuse(node, self.elsewhere[name])
+            raise text.refused(node, self.elsewhere[name])
         if self.source is not None:
             preferred = f"{self.source}.{DEFAULT_SCHEMA}.{name}"
             if preferred in self.tables:
@@ -62,16 +62,17 @@ class Catalog:
         if len(found) == 1:
             return found[0], self.tables[found[0]]
         if found:
-            text.fail(node, f"table {name} is ambiguous", "one of: " + ", ".join(sorted(found)))
-        self._unknown(text, node, name)
-        raise AssertionError
+            raise text.failed(
+                node, f"table {name} is ambiguous", "one of: " + ", ".join(sorted(found))
+            )
+        raise self._unknown(text, node, name)
 
-    def _unknown(self, text: SqlText, node: exp.Table, name: str) -> None:
+    def _unknown(self, text: SqlText, node: exp.Table, name: str) -> ViewError:
         known = [*self.tables, *self.views]
         shown = {t.replace(f".{DEFAULT_SCHEMA}.", "."): t for t in known}
         near = difflib.get_close_matches(name, [*shown, *known], 3, 0.5)
         hint = ("did you mean " + ", ".join(near) + "?") if near else _listing(sorted(shown))
-        text.fail(node, f"there is no captured table or view {name}", hint)
+        return text.failed(node, f"there is no captured table or view {name}", hint)
 
 
 def _listing(names: Sequence[str]) -> str:
@@ -111,9 +112,8 @@ class Scope:
             return found[0]
         if found:
             homes = [f"{r.alias}.{wanted}" for r in self.relations if wanted in r.names]
-            text.fail(node, f"column {wanted} is ambiguous", "write " + " or ".join(homes))
-        self._unknown(text, node, alias, wanted)
-        raise AssertionError
+            raise text.failed(node, f"column {wanted} is ambiguous", "write " + " or ".join(homes))
+        raise self._unknown(text, node, alias, wanted)
 
     def has(self, name: str) -> bool:
         return name in self.merged or any(name in r.names for r in self.relations)
@@ -134,15 +134,15 @@ class Scope:
         aliases = [r.alias for r in self.relations]
         if wanted not in aliases:
             hint = "FROM has: " + ", ".join(aliases)
-            text.fail(node, f"there is no table or alias {wanted} in FROM", hint)
+            raise text.failed(node, f"there is no table or alias {wanted} in FROM", hint)
         return wanted
 
-    def _unknown(self, text: SqlText, node: exp.Expr, alias: str | None, wanted: str) -> None:
+    def _unknown(self, text: SqlText, node: exp.Expr, alias: str | None, wanted: str) -> ViewError:
         known = [n for r in self.relations if alias in (None, r.alias) for n in r.names]
         near = difflib.get_close_matches(wanted, known, 3, 0.5)
         hint = ("did you mean " + ", ".join(near) + "?") if near else _columns(known)
         home = f" in {alias}" if alias else ""
-        text.fail(node, f"there is no column {wanted}{home}", hint)
+        return text.failed(node, f"there is no column {wanted}{home}", hint)
 
 
 def _columns(names: Sequence[str]) -> str:

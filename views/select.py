@@ -16,6 +16,7 @@ from views import keys, typed
 from views.aggregates import Grouping, contains_aggregate, output_fields
 from views.bind import Binder
 from views.from_clause import opened
+from views.functions import may_be_null
 from views.joins import Planned, conjuncts_of, filter_above
 from views.keys import Facts
 from views.parse import SqlText, check_modifiers
@@ -73,20 +74,24 @@ class Planner:
         if isinstance(node, exp.Select):
             check_modifiers(self.text, node)
             return _Select(planner, node).output()
-        self.text.refuse(node, f"{node.key.upper()} is not supported in a view", "write a SELECT")
+        raise self.text.refused(
+            node, f"{node.key.upper()} is not supported in a view", "write a SELECT"
+        )
 
     def _with_ctes(self, node: exp.Expr) -> Planner:
         clause = node.args.get("with_")
         if clause is None:
             return self
         if clause.args.get("recursive"):
-            self.text.refuse(clause, "WITH RECURSIVE is not supported yet", "remove RECURSIVE")
+            raise self.text.refused(
+                clause, "WITH RECURSIVE is not supported yet", "remove RECURSIVE"
+            )
         known = dict(self.ctes)
         for cte in clause.expressions:
             alias = cte.args["alias"]
             columns = tuple(fold(c) for c in alias.args.get("columns") or ())
             if not isinstance(cte.this, exp.Query):
-                self.text.refuse(cte, "a CTE is a SELECT here")
+                raise self.text.refused(cte, "a CTE is a SELECT here")
             known[fold(alias.this)] = Cte(cte.this, columns, dict(known))
         return replace(self, ctes=known)
 
@@ -95,7 +100,9 @@ class Planner:
         width = len(parts[0].names)
         for part, side in zip(parts, _sides(node), strict=True):
             if len(part.names) != width:
-                self.text.fail(side, "each UNION query must have the same number of columns")
+                raise self.text.failed(
+                    side, "each UNION query must have the same number of columns"
+                )
         names = parts[0].names
         columns, casts = [], []
         for i in range(width):
@@ -103,7 +110,9 @@ class Planner:
             try:
                 type, exprs = typed.unite(given, "UNION")
             except NotTyped as error:
-                self.text.fail(node.expression, f"{error.what} (column {names[i]})", error.hint)
+                raise self.text.failed(
+                    node.expression, f"{error.what} (column {names[i]})", error.hint
+                ) from None
             nullable = any(g.nullable for g in given)
             columns.append(Field(_unique(names, i), type.sql, type.arrow, nullable))
             casts.append(exprs)
@@ -120,19 +129,23 @@ class Planner:
         if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Query):
             alias = node.args.get("alias")
             if alias is None:
-                self.text.fail(node, "a subquery in FROM needs an alias", "(SELECT …) AS name")
+                raise self.text.failed(
+                    node, "a subquery in FROM needs an alias", "(SELECT …) AS name"
+                )
             return self._renamed(self.query(node.this), fold(alias.this), alias)
         if isinstance(node, exp.Subquery) and node.args.get("alias") is None:
             nested = opened(self.text, self.timezone, self.relation, node.this)
             return nested.scope.relations, nested.joined(())
         if isinstance(node, exp.Lateral):
-            self.text.refuse(node, "LATERAL is not supported yet", "write it as a join")
-        self.text.refuse(node, "this item of FROM is not supported", "a table, view or subquery")
+            raise self.text.refused(node, "LATERAL is not supported yet", "write it as a join")
+        raise self.text.refused(
+            node, "this item of FROM is not supported", "a table, view or subquery"
+        )
 
     def _table(self, node: exp.Table) -> tuple[tuple[Relation, ...], Planned]:
         for name, what in (("sample", "TABLESAMPLE"), ("only", "ONLY"), ("version", "AS OF")):
             if node.args.get(name):
-                self.text.refuse(node, f"{what} is not supported in a view")
+                raise self.text.refused(node, f"{what} is not supported in a view")
         alias = node.args.get("alias")
         own = fold(node.this)
         shown = fold(alias.this) if alias is not None and alias.this else own
@@ -170,7 +183,7 @@ class Planner:
     def _column_aliases(self, names: tuple[str, ...], alias: exp.Expr | None) -> tuple[str, ...]:
         given = tuple(fold(c) for c in (alias.args.get("columns") or ())) if alias else ()
         if len(given) > len(names):
-            self.text.fail(alias, "there are more column aliases than columns")
+            raise self.text.failed(alias, "there are more column aliases than columns")
         return (*given, *names[len(given) :])
 
 
@@ -203,7 +216,9 @@ class _Select:
         text = self.planner.text
         source = self.node.args.get("from_")
         if source is None:
-            text.refuse(self.node, "a SELECT without FROM is not supported", "read from a table")
+            raise text.refused(
+                self.node, "a SELECT without FROM is not supported", "read from a table"
+            )
         opened_from = opened(
             text,
             self.planner.timezone,
@@ -223,7 +238,7 @@ class _Select:
         if where is None:
             return []
         if contains_aggregate(where.this):
-            binder.text.fail(where, "aggregates are not allowed in WHERE", "write HAVING")
+            raise binder.text.failed(where, "aggregates are not allowed in WHERE", "write HAVING")
         return conjuncts_of(binder.condition(where.this, "WHERE"))
 
     def _grouped(self, items: Sequence[Item]) -> bool:
@@ -251,7 +266,9 @@ class _Select:
 
     def _plain_star(self, node: exp.Expr) -> None:
         if any(node.args.get(a) for a in ("except_", "replace", "rename", "except")):
-            self.planner.text.refuse(node, "* with EXCEPT is not Postgres SQL", "list the columns")
+            raise self.planner.text.refused(
+                node, "* with EXCEPT is not Postgres SQL", "list the columns"
+            )
 
     def _group(
         self, binder: Binder, planned: Planned, items: Sequence[Item]
@@ -275,16 +292,18 @@ class _Select:
             return []
         for name in ("rollup", "cube", "grouping_sets", "totals", "all"):
             if clause.args.get(name):
-                self.planner.text.refuse(clause, f"GROUP BY {name.upper()} is not supported yet")
+                raise self.planner.text.refused(
+                    clause, f"GROUP BY {name.upper()} is not supported yet"
+                )
         out: dict[Expr, Field] = {}
         for node in clause.expressions:
             bound = typed.settled(self._group_item(binder, node, items))
             try:
                 typed.groupable(bound, "GROUP BY")
             except NotTyped as error:
-                self.planner.text.refuse(node, error.what, error.hint)
+                raise self.planner.text.refused(node, error.what, error.hint) from None
             name = bound.name if isinstance(bound, ColumnRef) else f"group.{len(out) + 1}"
-            nullable = typed.may_be_null(bound)
+            nullable = may_be_null(bound)
             out.setdefault(bound, Field(name, bound.sql_type, bound.type, nullable))
         return list(out.items())
 
@@ -292,11 +311,13 @@ class _Select:
         """An ordinal, a column of FROM, an output alias, or an expression: in that order."""
         text = binder.text
         if isinstance(node, (exp.Rollup, exp.Cube, exp.GroupingSets)):
-            text.refuse(node, "GROUP BY of several grouping sets is not supported yet", "UNION ALL")
+            raise text.refused(
+                node, "GROUP BY of several grouping sets is not supported yet", "UNION ALL"
+            )
         if isinstance(node, exp.Literal) and not node.is_string:
             at = int(node.name) if node.name.isdigit() else 0
             if not 1 <= at <= len(items):
-                text.fail(node, f"GROUP BY position {node.name} is not in the SELECT list")
+                raise text.failed(node, f"GROUP BY position {node.name} is not in the SELECT list")
             node = items[at - 1].node
         elif isinstance(node, exp.Column) and not node.table:
             name = fold(node.this)
@@ -304,37 +325,41 @@ class _Select:
             if not binder.scope.has(name) and matches:
                 node = matches[0]
         if contains_aggregate(node):
-            text.fail(node, "aggregates are not allowed in GROUP BY")
+            raise text.failed(node, "aggregates are not allowed in GROUP BY")
         return binder.bind(node)
 
     def _projected(self, binder: Binder, planned: Planned, items: Sequence[Item]) -> Output:
         names = tuple(item.name for item in items)
         exprs = tuple(typed.settled(binder.bind(item.node)) for item in items)
         columns = tuple(
-            Field(_unique(names, i), e.sql_type, e.type, typed.may_be_null(e))
+            Field(_unique(names, i), e.sql_type, e.type, may_be_null(e))
             for i, e in enumerate(exprs)
         )
         for item, expr in zip(items, exprs, strict=True):
             if expr.sql_type == "interval":
                 self._no_interval(item, expr)
         facts = keys.projected(planned.facts, columns, exprs)
-        made = Planned(Project(planned.node, columns, exprs, facts.key), facts)
+        made = Planned(Project(planned.node, columns, exprs, facts.key), facts, planned.facts)
         distinct = self.node.args.get("distinct")
         return Output(names, made if distinct is None else self._distinct(distinct, made))
 
     def _no_interval(self, item: Item, expr: Expr) -> None:
         if not isinstance(expr, ColumnRef):
-            self.planner.text.refuse(item.node, "an interval as a result is not supported yet")
+            raise self.planner.text.refused(
+                item.node, "an interval as a result is not supported yet"
+            )
 
     def _distinct(self, clause: exp.Expr, planned: Planned) -> Planned:
         text = self.planner.text
         if clause.args.get("on"):
-            text.refuse(self.node, "DISTINCT ON is not supported yet", "GROUP BY with min or max")
+            raise text.refused(
+                self.node, "DISTINCT ON is not supported yet", "GROUP BY with min or max"
+            )
         for column, item in zip(planned.node.columns, self.node.expressions, strict=False):
             try:
                 typed.groupable(refs((column,))[0], "SELECT DISTINCT of")
             except NotTyped as error:
-                text.refuse(item, error.what, error.hint)
+                raise text.refused(item, error.what, error.hint) from None
         every = tuple(c.name for c in planned.node.columns)
         facts = replace(planned.facts, keys=planned.facts.keys or (every,))
         return Planned(Distinct(planned.node), facts)
@@ -360,7 +385,11 @@ def _column_node(star: exp.Expr, alias: str | None, name: str) -> exp.Column:
     return made
 
 
-_NAMED_AS = {exp.Ceil: "ceil", exp.TimestampTrunc: "date_trunc", exp.Case: "case"}
+_NAMED_AS: dict[type[exp.Expr], str] = {
+    exp.Ceil: "ceil",
+    exp.TimestampTrunc: "date_trunc",
+    exp.Case: "case",
+}
 
 
 def _named(node: exp.Expr) -> str:
