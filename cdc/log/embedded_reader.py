@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ from cdc.log.wake import Listener
 from cdc.schema import TableSchema
 
 FETCH_BYTES = 16 * 2**20
+LARGE_BATCH_ROWS = 4096
 _COLUMNS = "id, next, count, version, with_before, appended_us, crc, offsets, data"
 
 
@@ -157,8 +158,8 @@ class EmbeddedReader:
             with sqlite_errors(file.path, place):
                 rows = _fetch(file.connection, stored, at, end, max_rows)
             _check_coverage(rows, at, place)
-            for _, run in groupby(rows, key=lambda row: (row.version, row.with_before)):
-                batch = self._batch(file, number, topic, partition, list(run), at, end)
+            for run in _runs(rows):
+                batch = self._batch(file, number, topic, partition, run, at, end)
                 at = batch.next_offset
                 last_empty = len(batch.offsets) == 0
                 if not last_empty:
@@ -324,6 +325,20 @@ def _fetch(
             break
     cursor.close()
     return rows
+
+
+def _runs(rows: Sequence[StoredBatch]) -> Iterator[list[StoredBatch]]:
+    """Neighbours to decode in one go: of one schema version and form, and small. Joining large
+    batches would only copy them."""
+    run: list[StoredBatch] = []
+    for row in rows:
+        alike = run and (row.version, row.with_before) == (run[0].version, run[0].with_before)
+        if run and not (alike and max(row.count, run[-1].count) < LARGE_BATCH_ROWS):
+            yield run
+            run = []
+        run.append(row)
+    if run:
+        yield run
 
 
 def _check_coverage(rows: Sequence[StoredBatch], start: int, place: str) -> None:

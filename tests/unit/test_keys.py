@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdc.errors import BadData
@@ -84,7 +84,8 @@ ANY = [
 
 @pytest.mark.parametrize(("kind", "values"), ANY, ids=[str(kind) for kind, _ in ANY])
 def test_round_trip(kind: pa.DataType, values: st.SearchStrategy[Any]) -> None:
-    @given(st.lists(st.none() | values, min_size=1, max_size=30))
+    @settings(max_examples=30)
+    @given(st.lists(st.none() | values, min_size=1, max_size=20))
     def check(rows: list[Any]) -> None:
         column = pa.array(rows, kind)
         texts = encode_keys([column], len(rows)).to_pylist()

@@ -1,0 +1,137 @@
+"""What only a broker can do to a log: aborted and compacted tails, transactions in pieces."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdc.changes import C, D
+from cdc.config import LogConfig
+from cdc.cuts import CutReader
+from cdc.log.kafka import KafkaLog
+from cdc.log.kafka_client import Broker
+from cdc.log.kafka_json import encode_records
+from cdc.log.kafka_producer import KafkaProducer, fencing_producer
+from tests.fix_log import SPEC, TOPIC, changes, frontier, ids_of, notes_by_id, read_all
+
+pytestmark = pytest.mark.service
+
+
+@pytest.fixture
+def config(kafka_bootstrap: str, tmp_path: Path) -> LogConfig:
+    prefix = f"t{uuid.uuid4().hex[:8]}."
+    return LogConfig("kafka", tmp_path, bootstrap_servers=kafka_bootstrap, topic_prefix=prefix)
+
+
+@pytest.fixture
+def producer(config: LogConfig) -> Iterator[KafkaProducer]:
+    made = KafkaLog(config).producer("shop")
+    made.create_topics([SPEC])
+    yield made
+    made.close()
+
+
+def abort_records(config: LogConfig, ids: list[int]) -> None:
+    """A transaction of somebody else on the topic, written to the broker and aborted."""
+    broker = Broker(config)
+    other = fencing_producer(broker, "other")
+    other.begin_transaction()
+    for key, value in encode_records(changes(ids)):
+        other.produce(broker.name(TOPIC), value, key)
+    assert other.flush(30) == 0
+    other.abort_transaction(30)
+    other.close()
+
+
+def test_aborted_records_are_not_read(config: LogConfig, producer: KafkaProducer) -> None:
+    producer.append([(TOPIC, changes([1, 2]))], [frontier(1)])
+    abort_records(config, [100, 101])
+    reader = KafkaLog(config).reader()
+    (end,) = reader.end_offsets(TOPIC)
+    batches = list(reader.read(TOPIC, 0, 0, end))
+    assert ids_of(batches) == [1, 2]
+    assert batches[-1].next_offset == end
+    (tail,) = reader.read(TOPIC, 0, 2, end)
+    assert tail.changes.num_rows == 0 and tail.next_offset == end
+
+
+def test_a_cut_behind_aborted_records(config: LogConfig, producer: KafkaProducer) -> None:
+    cuts = CutReader(KafkaLog(config).reader(), {"shop": [TOPIC]})
+    producer.append([(TOPIC, changes([1]))], [frontier(1)])
+    abort_records(config, [100])
+    producer.append([(TOPIC, changes([2]))], [frontier(2)])
+    cut = cuts.next_cut(10.0)
+    assert cut is not None
+    assert ids_of(list(cut.batches(TOPIC))) == [1, 2]
+    assert cuts.exact(cut)
+
+
+def test_a_transaction_in_pieces(config: LogConfig, producer: KafkaProducer) -> None:
+    cuts = CutReader(KafkaLog(config).reader(), {"shop": [TOPIC]})
+    producer.append([(TOPIC, changes([1]))], [frontier(1)])
+    first = cuts.next_cut(10.0)
+    assert first is not None and ids_of(list(first.batches(TOPIC))) == [1]
+    for piece in (2, 3):
+        producer.append([(TOPIC, changes([piece]))], [frontier(1, whole=False)])
+    assert cuts.next_cut(0.0) is None
+    producer.close()
+    again = KafkaLog(config).producer("shop")
+    again.append([(TOPIC, changes([4]))], [frontier(2)])
+    second = cuts.next_cut(10.0)
+    assert second is not None and ids_of(list(second.batches(TOPIC))) == [2, 3, 4]
+    again.close()
+
+
+def test_a_killed_transaction_is_aborted_by_the_successor(
+    config: LogConfig, producer: KafkaProducer
+) -> None:
+    producer.append([(TOPIC, changes([1]))], [frontier(1)])
+    broker = Broker(config)
+    dying = fencing_producer(broker, "shop")
+    dying.begin_transaction()
+    for key, value in encode_records(changes([666])):
+        dying.produce(broker.name(TOPIC), value, key)
+    assert dying.flush(30) == 0
+    successor = KafkaLog(config).producer("shop")
+    successor.append([(TOPIC, changes([2]))], [frontier(2)])
+    assert ids_of(read_all(KafkaLog(config).reader())) == [1, 2]
+    successor.close()
+
+
+def test_a_compacted_topic(config: LogConfig) -> None:
+    """The broker really compacts: offsets have holes, tails are gone, tombstones stand alone."""
+    broker = Broker(config)
+    eager = {
+        "cleanup.policy": "compact",
+        "min.cleanable.dirty.ratio": "0.001",
+        "segment.ms": "100",
+        "max.compaction.lag.ms": "200",
+        "delete.retention.ms": "86400000",
+    }
+    broker.create(TOPIC, 1, eager)
+    producer = KafkaLog(config).producer("shop")
+    producer.create_topics([SPEC])
+    for number in range(4):
+        producer.append([(TOPIC, changes(range(50), op=C, note=f"v{number}"))], [frontier(number)])
+    producer.append([(TOPIC, changes([7, 8], op=D))], [frontier(9)])
+    wanted = dict.fromkeys(set(range(50)) - {7, 8}, "v3")
+    reader = KafkaLog(config).reader()
+    cut = reader.newest_frontier("shop")
+    assert cut is not None
+    deadline = time.monotonic() + 90
+    records = 10**9
+    while records > 60 and time.monotonic() < deadline:
+        # A segment is closed, and then cleaned, only when something is written behind it.
+        producer.append([(TOPIC, changes([1000]))], [frontier(10)])
+        batches = read_all(reader, TOPIC, cut.end_offsets[TOPIC])
+        assert notes_by_id(batches) == wanted
+        records = sum(batch.changes.num_rows for batch in batches)
+    assert records <= 60
+    assert batches[-1].next_offset == cut.end_offsets[TOPIC][0]
+    deleted = [batch.changes for batch in batches if (batch.changes.op == D).any()]
+    assert deleted, "the tombstones are there"
+    producer.close()
