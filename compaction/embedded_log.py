@@ -28,13 +28,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from cdc import faults
 from cdc.changes import ChangeBatch, Int64s
 from cdc.errors import LogError
 from cdc.frontiers import Frontier, covers_topic
 from cdc.log.embedded import registered_floors
-from cdc.log.embedded_codec import StoredBatch, checksum, decode, encode, verify
+from cdc.log.embedded_codec import (
+    StoredBatch,
+    checksum,
+    decode,
+    decode_keys_only,
+    encode,
+    verify,
+)
 from cdc.log.embedded_files import (
     OFFSET_BITS,
     OFFSET_MASK,
@@ -138,7 +146,7 @@ class ProducerFile:
                 for row in self._rows(partition, last_id):
                     yield _keyed(row, schemas, newest, partition.place)
 
-            verdict = judge(scan, retention_us)
+            verdict = judge(scan, self._records(partition, last_id), retention_us)
             self._record_horizon(partition, verdict.superseded_us, verdict.tombstones_us)
             self._rewrite(partition, last_id, schemas, verdict.removed, stop)
             return before, self.size(partition).records
@@ -174,6 +182,13 @@ class ProducerFile:
             (low, high, floor),
         ).fetchone()
         return row[0] if row else None
+
+    def _records(self, partition: Partition, last_id: int) -> int:
+        low, _ = _ids(partition)
+        row = self._connection.execute(
+            "SELECT sum(count) FROM batches WHERE id BETWEEN ? AND ?", (low, last_id)
+        ).fetchone()
+        return int(row[0])
 
     def _rows(self, partition: Partition, last_id: int) -> Iterator[StoredBatch]:
         """The partition's batches up to `last_id`, each in a read of its own."""
@@ -294,12 +309,16 @@ def _keyed(
     row: StoredBatch, schemas: dict[int, TableSchema], newest: TableSchema, place: str
 ) -> KeyedBatch:
     verify(row, place)
-    changes = decode(schemas[row.version], [row], place)
+    schema = schemas[row.version]
     if row.version != newest.version:
-        changes = changes.conformed(newest)
-    return KeyedBatch(
-        [changes.rows.column(name) for name in newest.key], changes.op, row.appended_us
-    )
+        changes = decode(schema, [row], place).conformed(newest)
+        return KeyedBatch(_keys(changes, newest), changes.op, row.appended_us)
+    op, keys = decode_keys_only(schema, row, place)
+    return KeyedBatch(keys, op, row.appended_us)
+
+
+def _keys(changes: ChangeBatch, schema: TableSchema) -> list[pa.Array]:
+    return [changes.rows.column(name) for name in schema.key]
 
 
 def _ids(partition: Partition) -> tuple[int, int]:

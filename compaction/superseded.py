@@ -1,6 +1,6 @@
 """Which records of a partition no one needs any more.
 
-Memory is bounded whatever the partition's size: 17 bytes a record, and the keys of one slice.
+Memory: about 12 bytes a record of the partition, and one slice of keys; never the rows.
 
 1.  Scan the keys and operations of all batches that lie wholly at or below the floor; keep each
     record's 64-bit key hash.
@@ -20,11 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from cdc.changes import Bools, Bytes, D
+from cdc.changes import Bools, Bytes, D, Int64s
 from cdc.hashing import Hashes, hash_columns
 from cdc.latest import last_of_each
 
-KEYS_IN_MEMORY_BYTES = 96 * 2**20
+SLICE_BYTES = 96 * 2**20
+_WORK_BYTES = 72
+"""What comparing costs per candidate, beside its key."""
+_SORT_SLICES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,61 +54,77 @@ Scan = Callable[[], Iterator[KeyedBatch]]
 
 def judge(
     scan: Scan,
+    records: int,
     tombstones_before_us: int,
     *,
     hash_bits: int = 64,
-    keys_in_memory_bytes: int = KEYS_IN_MEMORY_BYTES,
+    slice_bytes: int = SLICE_BYTES,
 ) -> Verdict:
-    """Judge all records that `scan` gives; it is called several times and must repeat itself.
+    """Judge all `records` that `scan` gives; it is called several times and must repeat itself.
 
     Deletes appended before `tombstones_before_us` are past their retention.
     """
-    hashes, deletes, appended_us, key_bytes = _survey(scan, hash_bits)
-    candidates = _repeated(hashes)
-    removed = np.zeros(len(hashes), np.bool_)
-    share = candidates.sum() / max(1, len(hashes))
-    slices = 1 + int(share * key_bytes / keys_in_memory_bytes)
+    survey = _survey(scan, records, hash_bits)
+    candidates = _repeated(survey.hashes)
+    removed = np.zeros(records, np.bool_)
+    count = int(candidates.sum())
+    key_bytes = survey.key_bytes * count // max(1, records)
+    slices = np.uint64(1 + (key_bytes + count * _WORK_BYTES) // slice_bytes)
     superseded_us = 0
-    for number in range(slices):
-        chosen = candidates & (hashes % np.uint64(slices) == number)
-        superseded_us = max(
-            superseded_us, _supersede(scan, chosen, appended_us, removed, hash_bits)
-        )
-    expired = ~removed & deletes & (appended_us < tombstones_before_us)
-    tombstones_us = int(appended_us[expired].max(initial=0))
-    return Verdict(removed | expired, superseded_us, tombstones_us)
+    for number in range(int(slices)):
+        chosen = candidates & (survey.hashes % slices == number)
+        superseded_us = max(superseded_us, _supersede(scan, chosen, survey, removed, hash_bits))
+    expired = np.flatnonzero(~removed & survey.deletes)
+    expired = expired[survey.appended_us(expired) < tombstones_before_us]
+    removed[expired] = True
+    return Verdict(removed, superseded_us, int(survey.appended_us(expired).max(initial=0)))
 
 
-def _survey(scan: Scan, hash_bits: int) -> tuple[Hashes, Bools, np.ndarray, int]:
-    """Per record: key hash, whether it is a delete, append time; and the bytes of all keys."""
-    hashes, deletes, times, key_bytes = [], [], [], 0
+@dataclass(frozen=True, eq=False)
+class _Survey:
+    """Per record its key hash and whether it is a delete; per batch its first record and append
+    time; and the bytes of all keys."""
+
+    hashes: Hashes
+    deletes: Bools
+    starts: Int64s
+    times_us: Int64s
+    key_bytes: int
+
+    def appended_us(self, records: Int64s) -> Int64s:
+        return self.times_us[np.searchsorted(self.starts, records, side="right") - 1]
+
+
+def _survey(scan: Scan, records: int, hash_bits: int) -> _Survey:
+    hashes, deletes = np.zeros(records, np.uint64), np.zeros(records, np.bool_)
+    starts, times, key_bytes, at = [], [], 0, 0
     for batch in scan():
-        count = len(batch.op)
-        keyed = bool(batch.keys)
-        hashes.append(hash_columns(batch.keys, hash_bits) if keyed else np.zeros(count, np.uint64))
-        deletes.append(batch.op == D)
-        times.append(np.full(count, batch.appended_us, np.int64))
+        end = at + len(batch.op)
+        if batch.keys:
+            hashes[at:end] = hash_columns(batch.keys, hash_bits)
+        deletes[at:end] = batch.op == D
+        starts.append(at)
+        times.append(batch.appended_us)
         key_bytes += sum(column.nbytes for column in batch.keys)
-    if not hashes:
-        none = np.zeros(0, np.int64)
-        return none.astype(np.uint64), none.astype(np.bool_), none, 0
-    return np.concatenate(hashes), np.concatenate(deletes), np.concatenate(times), key_bytes
+        at = end
+    both = np.array(starts, np.int64), np.array(times, np.int64)
+    return _Survey(hashes, deletes, *both, key_bytes)
 
 
 def _repeated(hashes: Hashes) -> Bools:
-    """Which records share their hash with another."""
-    order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    same = ordered[1:] == ordered[:-1]
+    """Which records share their hash with another, sorted a slice of the hash space at a time."""
     repeated = np.zeros(len(hashes), np.bool_)
-    repeated[order[1:][same]] = True
-    repeated[order[:-1][same]] = True
+    for number in range(_SORT_SLICES):
+        here = np.flatnonzero(hashes % np.uint64(_SORT_SLICES) == number)
+        order = here[np.argsort(hashes[here], kind="stable")]
+        ordered = hashes[order]
+        same = ordered[1:] == ordered[:-1]
+        repeated[order[1:][same]] = True
+        repeated[order[:-1][same]] = True
     return repeated
 
 
-def _supersede(
-    scan: Scan, chosen: Bools, appended_us: np.ndarray, removed: Bools, hash_bits: int
-) -> int:
+def _supersede(scan: Scan, chosen: Bools, survey: _Survey, removed: Bools, hash_bits: int) -> int:
     """Mark the chosen records that are not their key's last; the append time of the newest record
     that superseded one."""
     records = np.flatnonzero(chosen)
@@ -118,7 +137,7 @@ def _supersede(
     removed[records[gone]] = True
     if not gone.any():
         return 0
-    return int(appended_us[records[last]].max())
+    return int(survey.appended_us(records[last]).max())
 
 
 def _keys_of(scan: Scan, chosen: Bools) -> list[pa.Array]:

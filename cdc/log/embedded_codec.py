@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from cdc.changes import ChangeBatch, Int64s
+from cdc.changes import Bytes, ChangeBatch, Int64s
 from cdc.errors import LogDamaged, LogError
 from cdc.schema import TableSchema
 
@@ -151,6 +151,26 @@ def decode(schema: TableSchema, rows: Sequence[StoredBatch], place: str) -> Chan
     if batch.num_rows != sum(row.count for row in rows):
         raise damaged("a batch has not as many rows as it says", place, rows[0].base)
     return ChangeBatch.from_arrow(schema, batch)
+
+
+def decode_keys_only(
+    schema: TableSchema, row: StoredBatch, place: str
+) -> tuple[Bytes, list[pa.Array]]:
+    """The operations and key columns of a verified row, without decompressing the others."""
+    names = [column.name for column in schema.columns]
+    wanted = {0, *(names.index(name) + _META_COLUMNS for name in schema.key)}
+    message = schema_message(schema, row.with_before)
+    options = pa.ipc.IpcReadOptions(included_fields=sorted(wanted))
+    stream = pa.py_buffer(message.prefix + row.data)
+    try:
+        batch = pa.ipc.open_stream(stream, options=options).read_next_batch()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise damaged(f"a batch cannot be decoded: {error}", place, row.base) from error
+    op = batch.column("op").to_numpy(zero_copy_only=False)
+    return op, [batch.column(f"r{names.index(name)}") for name in schema.key]
+
+
+_META_COLUMNS = 4
 
 
 def _decode_arrow(message: SchemaMessage, rows: Sequence[StoredBatch]) -> pa.RecordBatch:
