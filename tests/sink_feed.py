@@ -80,6 +80,7 @@ class Shop:
         self.producer.create_topics([TopicSpec(f"shop.{s.name}", s) for s in schemas])
         newest = self.log.reader().newest_frontier("shop")
         self.txn = -1 if newest is None else newest.txn_seq
+        self.live: dict[int, dict[str, Any]] = {}
 
     def commit(self, *work: tuple[str, Sequence[int], pa.RecordBatch]) -> Vector:
         """Append one transaction: (table, ops, rows) each; the position it reaches."""

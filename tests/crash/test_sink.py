@@ -1,0 +1,267 @@
+"""The sink killed, cut off and locked out: afterwards the store equals the log, at its position.
+
+The log and the stores are real; the sink runs in a process of its own and is killed by SIGKILL at
+named points (cdc.faults).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cdc.changes import D, U
+from cdc.config import Config
+from cdc.errors import SinkError
+from cdc.positions import Vector
+from sinks.part import PART, status_file
+from tests.fix_services import PostgresServer
+from tests.sink_feed import ITEMS, SUMS, Shop, config_of, until
+
+pytestmark = pytest.mark.crash
+
+ROOT = Path(__file__).parents[2]
+INPUTS = ["shop.items", "shop.sums"]
+POINTS = ["sink.before_write", "sink.after_write", "sink.after_commit"]
+STORES = ["duckdb", "sqlite", pytest.param("postgres", marks=pytest.mark.service)]
+
+SINK_PROCESS = """
+import signal, sys
+from pathlib import Path
+from cdc.log.open import open_log
+from sinks.part import PART
+from tests.sink_feed import config_of
+
+stopping = []
+signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
+config = config_of(Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(","))
+PART.deliver(config, "warehouse", open_log(config.log), lambda: bool(stopping))
+"""
+
+
+@pytest.fixture(params=STORES)
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
+    if request.param == "postgres":
+        return config_of(tmp_path, request.getfixturevalue("pg_database"), INPUTS)
+    return config_of(tmp_path, f"{request.param}:///store.{request.param}", INPUTS)
+
+
+@pytest.fixture
+def shop(config: Config) -> Iterator[Shop]:
+    with closing(Shop(config, ITEMS, SUMS)) as shop:
+        yield shop
+
+
+def start_sink(config: Config, fault: str = "") -> subprocess.Popen[bytes]:
+    url = config.sinks["warehouse"].url
+    return subprocess.Popen(
+        [sys.executable, "-c", SINK_PROCESS, str(config.file.parent), url, ",".join(INPUTS)],
+        cwd=ROOT,
+        env={**os.environ, "CDC_FAULT": fault},
+    )
+
+
+def transaction(shop: Shop, number: int) -> Vector:
+    """Five items come or change, one goes; the sum says how many amounts there are."""
+    rows: list[dict[str, Any]] = [
+        {"id": number * 3 + i, "name": f"n{number}", "amount": 1} for i in range(5)
+    ]
+    gone: dict[str, Any] = {"id": number * 3 - 2, "name": None, "amount": None}
+    items = pa.RecordBatch.from_pylist([*rows, gone], schema=ITEMS.arrow)
+    shop.live = {**shop.live, **{row["id"]: row for row in rows}}
+    shop.live.pop(gone["id"], None)
+    total = sum(row["amount"] for row in shop.live.values())
+    sums = pa.RecordBatch.from_pylist([{"id": 1, "total": total}], schema=SUMS.arrow)
+    return shop.commit(("public.items", [U] * 5 + [D], items), ("public.sums", [U], sums))
+
+
+def run_until(config: Config, shop: Shop, position: Vector) -> None:
+    process = start_sink(config)
+    try:
+        wait(lambda: at(config, position))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def at(config: Config, position: Vector) -> bool:
+    found = PART.position(config, "warehouse")
+    return found is not None and found.chunk == 0 and found.vector.covers(position)
+
+
+def dead_or_at(victim: subprocess.Popen[bytes], config: Config, position: Vector) -> bool:
+    return victim.poll() is not None or at(config, position)
+
+
+def wait(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    spin = until(condition, timeout_s)
+    while not spin():
+        threading.Event().wait(0.01)
+
+
+def assert_whole(config: Config, shop: Shop) -> None:
+    """The store's rows are the live rows, and its inputs agree with each other."""
+    batches = PART.rows(config, "warehouse", "shop.items", ITEMS)
+    found = {row["id"]: row for batch in batches for row in batch.to_pylist()}
+    assert found == shop.live
+    ask = "SELECT (SELECT sum(amount) FROM items), (SELECT total FROM sums)"
+    ((items, total),) = PART.query(config, "warehouse", ask).rows
+    assert items == total
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_around_the_write(config: Config, shop: Shop, point: str) -> None:
+    """Killed at the first load, at a later cut, and again at the restart."""
+    for count in (1, 2, 1):
+        position = transaction(shop, shop.txn + 1)
+        victim = start_sink(config, f"{point}:{count}")
+        for _ in range(count):
+            wait(partial(dead_or_at, victim, config, position))
+            if victim.poll() is None:
+                position = transaction(shop, shop.txn + 1)
+        assert victim.wait(30) == -signal.SIGKILL
+    run_until(config, shop, transaction(shop, shop.txn + 1))
+    assert_whole(config, shop)
+
+
+def test_killed_at_random_under_load(config: Config, shop: Shop) -> None:
+    """Many kills while transactions keep coming; after each, no half cut is visible."""
+    position = transaction(shop, 0)
+    run_until(config, shop, position)
+    for round_number in range(4):
+        victim = start_sink(config)
+        before = PART.position(config, "warehouse")
+        while True:
+            position = transaction(shop, shop.txn + 1)
+            now = PART.position(config, "warehouse")
+            if now is not None and now != before and shop.txn % 7 == round_number:
+                break
+        victim.kill()
+        assert victim.wait(30) == -signal.SIGKILL
+        ask = "SELECT (SELECT sum(amount) FROM items), (SELECT total FROM sums)"
+        ((items, total),) = PART.query(config, "warehouse", ask).rows
+        assert items == total
+    run_until(config, shop, position)
+    assert_whole(config, shop)
+
+
+def test_a_postgres_that_restarts_is_waited_for(
+    own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = own_postgres.url(own_postgres.new_database())
+    config = config_of(tmp_path, url, INPUTS)
+    with closing(Shop(config, ITEMS, SUMS)) as shop:
+        run_until(config, shop, transaction(shop, 0))
+        process = start_sink(config)
+        try:
+            position = transaction(shop, 1)
+            wait(lambda: at(config, position))
+            own_postgres.stop()
+            position = transaction(shop, 2)
+            wait(lambda: PART.status(config, "warehouse")["state"] == "retrying")
+            assert "postgres:postgres" not in PART.status(config, "warehouse")["error"]
+            own_postgres.start()
+            wait(lambda: at(config, position))
+            wait(lambda: PART.status(config, "warehouse")["state"] == "running")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        assert_whole(config, shop)
+
+
+READER_PROCESS = """
+import sys
+import duckdb
+
+with duckdb.connect(sys.argv[1], read_only=True) as connection:
+    print(connection.execute("SELECT count(*) FROM items").fetchone(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_duckdb_file_held_by_a_reader_is_waited_for(tmp_path: Path) -> None:
+    """Longer than opening waits by itself: the loop backs off, says why, and goes on."""
+    config = config_of(tmp_path, "duckdb:///store.duckdb", INPUTS)
+    with closing(Shop(config, ITEMS, SUMS)) as shop:
+        run_until(config, shop, transaction(shop, 0))
+        reader = subprocess.Popen(
+            [sys.executable, "-c", READER_PROCESS, str(tmp_path / "store.duckdb")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        position = transaction(shop, 1)
+        process = start_sink(config)
+        try:
+            file = status_file(config, "warehouse")
+            file.unlink(missing_ok=True)
+            wait(lambda: PART.status(config, "warehouse").get("state") == "retrying")
+            assert "lock" in PART.status(config, "warehouse")["error"]
+            reader.communicate()
+            wait(lambda: at(config, position))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        assert_whole(config, shop)
+
+
+def test_two_sinks_write_one_duckdb_file(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "duckdb:///store.duckdb", INPUTS)
+    with closing(Shop(config, ITEMS, SUMS)) as shop:
+        position = transaction(shop, 0)
+        process = start_sink(config)
+        code = _SECOND + SINK_PROCESS.replace('PART.deliver(config, "warehouse"', _DELIVER_SECOND)
+        second = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                code,
+                str(tmp_path),
+                config.sinks["warehouse"].url,
+                ",".join(INPUTS),
+            ],
+            cwd=ROOT,
+        )
+        try:
+            for number in range(1, 30):
+                position = transaction(shop, number)
+                wait(lambda at_least=position: at(config, at_least))
+            wait(lambda: _copies(config) == len(shop.live))
+        finally:
+            for each in (process, second):
+                each.send_signal(signal.SIGTERM)
+                assert each.wait(30) == 0
+        assert_whole(config, shop)
+
+
+_SECOND = """
+from dataclasses import replace
+
+
+def second(config):
+    sink = replace(
+        config.sinks["warehouse"], name="second", options={"table": "{name}_copy"}
+    )
+    return replace(config, sinks={"second": sink})
+
+"""
+_DELIVER_SECOND = 'PART.deliver(second(config), "second"'
+
+
+def _copies(config: Config) -> int:
+    try:
+        ((count,),) = PART.query(config, "warehouse", "SELECT count(*) FROM items_copy").rows
+    except SinkError:
+        return -1
+    return int(count)
