@@ -1,0 +1,216 @@
+"""`cdc status`: where everything stands, whether or not `cdc run` runs.
+
+Three kinds of facts are put together: what the log holds (frontiers, end offsets, dead letters),
+what each sink's store says of itself, and what the processes said last. A source is asked for its
+position now, for a short time only; when it does not answer it is `unreachable` and the rest is
+still told. Lag is 0 exactly when nothing is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TooLate
+from typing import Any
+
+from cdc.cli import parts
+from cdc.cli.context import input_topic, opened_log, opened_source
+from cdc.cli.log import Histories, frontier_name
+from cdc.cli.output import emit, human_bytes, print_aligned
+from cdc.cli.reporting import read_status, run_dir
+from cdc.config import Config
+from cdc.errors import CdcError, mask_url
+from cdc.frontiers import Frontier
+from cdc.log.api import Reader
+from cdc.positions import Lsn, NativePosition
+
+SOURCE_TIMEOUT_S = 3.0
+Facts = dict[str, Any]
+
+
+def run(config: Config, arguments: argparse.Namespace) -> int:
+    facts = gather(config)
+    if arguments.json:
+        emit(facts)
+    else:
+        _print(facts)
+    return 0
+
+
+def gather(config: Config) -> Facts:
+    """Everything, as plain JSON values."""
+    now = _positions_now(config)
+    with opened_log(config) as (_, reader):
+        sources = {name: _source(config, reader, name, now[name]) for name in config.sources}
+        views = {name: _view(config, reader, name) for name in config.views}
+        sinks = {name: _sink(config, reader, name) for name in config.sinks}
+        letters = _dead_letters(reader)
+    return {
+        "log": {"type": config.log.type, "path": str(config.log.path)},
+        "sources": sources,
+        "views": views,
+        "sinks": sinks,
+        "dead_letters": sum(letters.values()),
+        "dead_letters_by_connector": letters,
+    }
+
+
+def _positions_now(config: Config) -> dict[str, NativePosition | CdcError]:
+    """Each source's position, or why there is none; all sources at once, at most 3 s."""
+    pool = ThreadPoolExecutor(max_workers=max(1, len(config.sources)))
+    asked = {name: pool.submit(_position_now, config, name) for name in config.sources}
+    deadline = time.monotonic() + SOURCE_TIMEOUT_S
+    found: dict[str, NativePosition | CdcError] = {}
+    for name, answer in asked.items():
+        try:
+            found[name] = answer.result(max(0.0, deadline - time.monotonic()))
+        except TooLate:
+            found[name] = CdcError(f"no answer within {SOURCE_TIMEOUT_S:g} s")
+        except CdcError as error:
+            found[name] = error
+    pool.shutdown(wait=False, cancel_futures=True)
+    return found
+
+
+def _position_now(config: Config, name: str) -> NativePosition:
+    with opened_source(config, name) as source:
+        return source.current_position()
+
+
+def _source(config: Config, reader: Reader, name: str, now: NativePosition | CdcError) -> Facts:
+    frontier = reader.newest_frontier(name)
+    facts = _process(config, "source", name)
+    facts |= {
+        "position": str(frontier.positions) if frontier else None,
+        "reachable": not isinstance(now, CdcError),
+        "incomplete": list(frontier.incomplete) if frontier else [],
+        "changes": sum(sum(ends) for ends in frontier.end_offsets.values()) if frontier else 0,
+    }
+    if isinstance(now, CdcError):
+        return facts | {"unreachable": mask_url(now.what), "lag_bytes": None, "lag_s": None}
+    facts["source_position"] = f"{name}@{now}"
+    reached = frontier.positions.get(name) if frontier else None
+    if reached is not None and reached.covers(now):
+        return facts | {"lag_bytes": 0, "lag_s": 0.0}
+    if frontier is not None and isinstance(now, Lsn) and isinstance(reached, Lsn):
+        lag_s = round(max(0.0, time.time() - frontier.appended_us / 1e6), 3)
+        return facts | {"lag_bytes": now.value - reached.value, "lag_s": lag_s}
+    return facts | {"lag_bytes": None, "lag_s": None}
+
+
+def _view(config: Config, reader: Reader, name: str) -> Facts:
+    group = config.views[name].group
+    own = parts.views().status(config, group)
+    frontier = reader.newest_frontier(f"view.{name}")
+    facts = _process(config, "views", group) | {"group": group}
+    told = own.get("views", {}).get(name)
+    if facts["state"] not in ("stopped", "failed", "never started"):
+        state = told.get("state") if isinstance(told, Mapping) else told
+        facts["state"] = state or facts["state"]
+    if told is not None:
+        facts["detail"] = told
+    facts |= {
+        "position": str(frontier.positions) if frontier else None,
+        "rows_published": sum(sum(ends) for ends in frontier.end_offsets.values())
+        if frontier
+        else 0,
+    }
+    return facts | _behind_sources(reader, frontier)
+
+
+def _behind_sources(reader: Reader, frontier: Frontier | None) -> Facts:
+    """How far a view is behind the frontiers of its sources in the log."""
+    if frontier is None:
+        return {"lag_bytes": None, "lag_s": None}
+    lag_bytes, lag_s = 0, 0.0
+    for source, reached in frontier.positions.positions:
+        newest = reader.newest_frontier(source)
+        if newest is None or reached.covers(newest.positions[source]):
+            continue
+        at = newest.positions[source]
+        if isinstance(at, Lsn) and isinstance(reached, Lsn):
+            lag_bytes += at.value - reached.value
+        lag_s = max(lag_s, (newest.commit_us - frontier.commit_us) / 1e6)
+    return {"lag_bytes": lag_bytes, "lag_s": round(max(0.0, lag_s), 3)}
+
+
+def _sink(config: Config, reader: Reader, name: str) -> Facts:
+    facts = _process(config, "sink", name)
+    own = parts.sinks().status(config, name)
+    if own:
+        facts["detail"] = own
+        if facts["state"] not in ("stopped", "failed", "never started"):
+            facts["state"] = own.get("state", facts["state"])
+    try:
+        position = parts.sinks().position(config, name)
+    except CdcError as error:
+        return facts | {"position": None, "unreachable": mask_url(error.what), "lag_changes": None}
+    if position is None:
+        return facts | {"position": None, "lag_changes": None, "lag_s": None}
+    facts["position"] = str(position.vector)
+    changes, lag_s = 0, 0.0
+    for name_in in config.sinks[name].inputs:
+        topic = input_topic(config, name_in)
+        frontier = reader.newest_frontier(frontier_name(topic))
+        ends = frontier.end_offsets.get(topic, ()) if frontier else ()
+        reached = position.offsets.get(topic, ())
+        missing = sum(ends) - sum(reached)
+        changes += max(0, missing)
+        if frontier is not None and missing > 0:
+            lag_s = max(lag_s, (frontier.commit_us - position.commit_us) / 1e6)
+    return facts | {"lag_changes": changes, "lag_s": round(lag_s, 3)}
+
+
+def _process(config: Config, kind: str, name: str) -> Facts:
+    """What the connector's process said last."""
+    told = read_status(run_dir(config.log.path), kind, name)
+    if told is None:
+        return {"state": "never started", "pid": None, "rate_per_s": 0.0, "errors": []}
+    kept = ("state", "pid", "since", "updated", "rate_per_s", "errors", "progress", "rows")
+    return {key: told[key] for key in kept if key in told}
+
+
+def _dead_letters(reader: Reader) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    if isinstance(reader, Histories):
+        for _, letter in reader.dead_letters():
+            counts[letter.connector] = counts.get(letter.connector, 0) + 1
+    return counts
+
+
+def _print(facts: Facts) -> None:
+    header = ["KIND", "NAME", "STATE", "POSITION", "LAG", "RATE"]
+    rows = [
+        [kind, name, str(one["state"]), one["position"] or "-", _lag(one), _rate(one)]
+        for kind, section in (("source", "sources"), ("view", "views"), ("sink", "sinks"))
+        for name, one in facts[section].items()
+    ]
+    print_aligned(header, rows)
+    for section in ("sources", "views", "sinks"):
+        for name, one in facts[section].items():
+            if "unreachable" in one:
+                print(f"{name}: unreachable: {one['unreachable']}")
+            if one["state"] in ("failed", "crashed", "unavailable", "blocked"):
+                for error in one["errors"][-1:]:
+                    print(f"{name}: {error['error']}")
+            detail = one.get("detail")
+            if one["state"] == "blocked" and detail:
+                print(f"{name}: {detail}")
+    print(f"dead letters: {facts['dead_letters']}")
+
+
+def _lag(one: Facts) -> str:
+    told = []
+    if one.get("lag_bytes") is not None:
+        told.append(human_bytes(one["lag_bytes"]))
+    if one.get("lag_changes") is not None:
+        told.append(f"{one['lag_changes']} changes")
+    if one.get("lag_s") is not None:
+        told.append(f"{one['lag_s']:.1f} s")
+    return ", ".join(told) or "unknown"
+
+
+def _rate(one: Facts) -> str:
+    return f"{one['rate_per_s']:.0f}/s" if one.get("rate_per_s") else "-"
