@@ -236,7 +236,7 @@ def test_two_sinks_write_one_duckdb_file(tmp_path: Path) -> None:
         try:
             for number in range(1, 30):
                 position = transaction(shop, number)
-                wait(lambda at_least=position: at(config, at_least))
+                wait(partial(at, config, position))
             wait(lambda: _copies(config) == len(shop.live))
         finally:
             for each in (process, second):
