@@ -14,7 +14,8 @@ def open_log(config: LogConfig) -> Log:
     if config.type == "embedded":
         return EmbeddedLog(config)
     try:
-        from cdc.log.kafka import KafkaLog  # noqa: PLC0415 - an extra, not always installed
+        # reason: an extra, which not everybody has installed
+        from cdc.log.kafka import KafkaLog  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(
             "log.type is kafka, but the Kafka client is not installed",
