@@ -23,8 +23,11 @@ FLOOR_EVERY_S = 1.0
 class Progress:
     """Of one sink; used by one thread."""
 
-    def __init__(self, name: str, log: Log, file: Path) -> None:
+    def __init__(
+        self, name: str, log: Log, file: Path, *, record_every_s: float = RECORD_EVERY_S
+    ) -> None:
         self._name, self._log, self._file = name, log, file
+        self._record_every_s = record_every_s
         self._facts: dict[str, Any] = {
             "state": "starting",
             "rows": 0,
@@ -55,7 +58,7 @@ class Progress:
             "last_applied_at": time.time(),
         }
         self._dirty = True
-        if time.monotonic() - self._recorded_at > RECORD_EVERY_S:
+        if time.monotonic() - self._recorded_at >= self._record_every_s:
             self.flush()
 
     def resumed(self, position: SinkPosition) -> None:

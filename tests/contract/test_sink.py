@@ -32,7 +32,11 @@ from sinks.progress import Progress
 from sinks.stores import sink_of
 from tests.sink_feed import ITEMS, SUMS, Shop, config_of, table, until
 
-STORES = ["duckdb", "sqlite", pytest.param("postgres", marks=pytest.mark.service)]
+STORES = [
+    "duckdb",
+    pytest.param("sqlite", marks=pytest.mark.slow),
+    pytest.param("postgres", marks=pytest.mark.service),
+]
 
 
 @pytest.fixture(params=STORES)
@@ -56,8 +60,8 @@ def shop(config: Config) -> Iterator[Shop]:
 
 def run_until(config: Config, shop: Shop, position: Vector, limits: Limits | None = None) -> None:
     """Deliver until the store has reached `position`."""
-    progress = Progress("warehouse", shop.log, status_file(config, "warehouse"))
     file = status_file(config, "warehouse")
+    progress = Progress("warehouse", shop.log, file, record_every_s=0)
 
     def reached() -> bool:
         said = PART.status(config, "warehouse") if file.exists() else {}
@@ -353,6 +357,7 @@ def test_a_second_process_fences_the_first(config: Config, shop: Shop) -> None:
     assert "taken over" in str(caught[0])
 
 
+@pytest.mark.slow
 def test_inputs_of_one_cut_become_visible_together(config: Config, shop: Shop) -> None:
     """A reader in a process of its own never sees the items of a transaction without its sum."""
     both = _with_inputs(config, ["shop.items", "shop.sums"])
