@@ -42,6 +42,9 @@ FUNCTIONS: dict[type[exp.Expr], str] = {
 }
 
 
+_NAMES: dict[type[exp.Expr], str] = {exp.GroupConcat: "string_agg"}
+
+
 def is_aggregate(node: exp.Expr) -> bool:
     return isinstance(node, exp.AggFunc) and not isinstance(node.parent, exp.Window)
 
@@ -133,7 +136,7 @@ class Grouping:
         text = self.inner.text
         function = FUNCTIONS.get(type(node))
         if function is None:
-            name = node.sql_name().lower() if isinstance(node, exp.Func) else node.key
+            name = _NAMES.get(type(node)) or text.word(node) or node.key
             raise text.refused(
                 node, f"aggregate {name} is not supported yet", "count, sum, avg, min, max"
             )

@@ -88,13 +88,15 @@ class Binder:
         """Refuse `node` if it has a part besides `known`."""
         for name, value in node.args.items():
             if value and name not in known and name not in _HARMLESS:
-                raise self.text.refused(node, f"{_name(node)} with {name} is not supported yet")
+                raise self.text.refused(
+                    node, f"{_name(self.text, node)} with {name} is not supported yet"
+                )
 
     def _unknown(self, node: exp.Expr) -> Unsupported:
         for kinds, what, hint in _REFUSED:
             if isinstance(node, kinds):
                 return self.text.refused(node, what, hint)
-        return self.text.refused(node, f"{_name(node)} is not supported yet", _ALLOWED)
+        return self.text.refused(node, f"{_name(self.text, node)} is not supported yet", _ALLOWED)
 
     def _check_zone(self, made: Expr) -> None:
         """Only in UTC are the kernels of timestamptz right."""
@@ -143,12 +145,22 @@ _REFUSED: tuple[tuple[tuple[type[exp.Expr], ...], str, str], ...] = (
 )
 
 
-def _name(node: exp.Expr) -> str:
-    if isinstance(node, exp.Anonymous):
-        return f"function {node.name}"
-    if isinstance(node, exp.Func):
-        return f"function {node.sql_name().lower()}"
-    return node.key
+def _name(text: SqlText, node: exp.Expr) -> str:
+    if isinstance(node, exp.Func) and (word := text.word(node)):
+        return f"function {word}"
+    return _OPERATOR_NAMES.get(type(node), node.key)
+
+
+_OPERATOR_NAMES: dict[type[exp.Expr], str] = {
+    exp.JSONExtract: "operator ->",
+    exp.JSONExtractScalar: "operator ->>",
+    exp.RegexpLike: "operator ~",
+    exp.Pow: "operator ^",
+    exp.SimilarTo: "SIMILAR TO",
+    exp.AtTimeZone: "AT TIME ZONE",
+    exp.Bracket: "an array element",
+    exp.Tuple: "a row value",
+}
 
 
 def _column(binder: Binder, node: exp.Column) -> Expr:

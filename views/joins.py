@@ -188,4 +188,5 @@ def _join(
 
 def _carried(side: Expr, other: Expr) -> Expr:
     """A join key in the carrier of both sides (only NUMERIC has more than one)."""
-    return side if side.type == other.type else carried(side, numeric_carrier(side, other))
+    target = numeric_carrier(side, other) if side.type != other.type else None
+    return side if target is None or side.type == target.arrow else carried(side, target)

@@ -6,8 +6,9 @@ Rules, bottom up:
 2. A filter `column = literal` takes the column out of every key; `a = b` makes a and b equal.
 3. A join whose right columns contain a key of the right side finds at most one partner: every key
    of the left side stays a key. An inner join does the same the other way round. Otherwise a key
-   of the left together with one of the right is a key (NULLs of an outer join included: an
-   unmatched left row appears once).
+   of the left together with one of the right is a key, less those columns of the latter that
+   equal columns of the left row (NULLs of an outer join included: an unmatched left row appears
+   once).
 4. GROUP BY and DISTINCT make keys of their columns.
 5. A projection keeps the keys whose columns it passes on, themselves or through an equal column.
 6. UNION ALL has no key.
@@ -74,7 +75,8 @@ def joined(left: Facts, right: Facts, kind: str, pairs: Sequence[tuple[Expr, Exp
     if kind == "inner" and any(set(k) <= left_columns for k in left.keys):
         keys += right.keys
     if not keys:
-        keys = [a + b for a in left.keys for b in right.keys]
+        rest = [tuple(c for c in b if c not in right_columns) for b in right.keys]
+        keys = [a + b for a in left.keys for b in rest]
     equal = (*left.equal, *right.equal)
     if kind == "inner":
         for a, b in plain_pairs:

@@ -90,9 +90,7 @@ def _needed(
     return out
 
 
-def _assembled(
-    view: str, start: _Named, needed: Mapping[str, _Named], output: TableSchema
-) -> str:
+def _assembled(view: str, start: _Named, needed: Mapping[str, _Named], output: TableSchema) -> str:
     ctes = [f"{quoted(name)} AS (\n{text.sql}\n)" for name, text in needed.items()]
     columns = ", ".join(quoted(c.name) for c in output.columns)
     named = f"{quoted(view)}({columns})"

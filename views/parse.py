@@ -40,6 +40,12 @@ class SqlText:
         """`failed` at a character offset in the text."""
         return ViewError(self._marked(offset, what), where=self._where(offset), hint=hint)
 
+    def word(self, node: exp.Expr) -> str:
+        """The word that `node` begins with, as it is written; "" where that is not known."""
+        start = node.meta.get("start")
+        found = re.match(r"\w+", self.sql[start:]) if start is not None else None
+        return found[0].lower() if found else ""
+
     def _marked(self, offset: int | None, what: str) -> str:
         what = f"view {self.view}: {what}"
         if offset is None:

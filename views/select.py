@@ -249,6 +249,7 @@ class _Select:
         return any(contains_aggregate(p) for p in parts)
 
     def _items(self, scope: Scope) -> list[Item]:
+        text = self.planner.text
         out: list[Item] = []
         for node in self.node.expressions:
             inner = node.this if isinstance(node, exp.Alias) else node
@@ -257,10 +258,12 @@ class _Select:
                 out += [Item(n, _column_node(inner, r, n)) for r, n in scope.star()]
             elif isinstance(inner, exp.Column) and isinstance(inner.this, exp.Star):
                 self._plain_star(inner.this)
-                names = scope.star_of(self.planner.text, inner)
+                names = scope.star_of(text, inner)
                 out += [Item(n, _column_node(inner, r, n)) for r, n in names]
             else:
-                name = fold(node.args["alias"]) if isinstance(node, exp.Alias) else _named(node)
+                name = (
+                    fold(node.args["alias"]) if isinstance(node, exp.Alias) else _named(text, node)
+                )
                 out.append(Item(name, inner))
         return out
 
@@ -392,23 +395,23 @@ _NAMED_AS: dict[type[exp.Expr], str] = {
 }
 
 
-def _named(node: exp.Expr) -> str:
+def _named(text: SqlText, node: exp.Expr) -> str:
     """The name that Postgres gives to an output column without alias (FigureColname)."""
     if isinstance(node, exp.Paren):
-        return _named(node.this)
+        return _named(text, node.this)
     if isinstance(node, exp.Column):
         return fold(node.this)
     if isinstance(node, exp.Cast):
-        inner = _named(node.this)
+        inner = _named(text, node.this)
         return inner if inner not in ("?column?", "case") else _type_name(node)
     if isinstance(node, exp.Case):
         default = node.args.get("default")
-        inner = "?column?" if default is None else _named(default)
+        inner = "?column?" if default is None else _named(text, default)
         return inner if isinstance(default, exp.Column) else "case"
     if type(node) in _NAMED_AS:
         return _NAMED_AS[type(node)]
     if isinstance(node, exp.Filter):
-        return _named(node.this)
+        return _named(text, node.this)
     if isinstance(node, exp.Boolean):
         return "bool"
     if isinstance(node, exp.Trim):
@@ -417,7 +420,7 @@ def _named(node: exp.Expr) -> str:
     if isinstance(node, exp.Anonymous):
         return node.name.lower()
     if isinstance(node, exp.Func) and not isinstance(node, (exp.Connector, exp.Binary)):
-        return node.sql_name().lower()
+        return text.word(node) or node.sql_name().lower()
     return "?column?"
 
 

@@ -103,7 +103,7 @@ def numeric(precision: int, scale: int, *, keep: bool = False) -> Type:
     """
     sql = f"numeric({precision},{scale})" if keep else "numeric"
     precision = max(precision, scale, 1)
-    if 0 <= scale and precision <= DECIMAL_DIGITS_MAX:
+    if scale >= 0 and precision <= DECIMAL_DIGITS_MAX:
         return Type(sql, pa.decimal128(precision, scale))
     return Type(sql, NUMERIC_TEXT)
 
