@@ -124,8 +124,7 @@ def text(slices: Slices) -> pa.Array:
         except pa.ArrowInvalid as error:
             raise BadData(
                 f"text that is not UTF-8 ({error})",
-                hint="a database with encoding SQL_ASCII does not check its text; "
-                "correct the row, or capture the column as bytea",
+                hint="set the connection's client_encoding to UTF8, or correct the row",
             ) from error
     return found
 

@@ -16,8 +16,8 @@ import pyarrow as pa
 from cdc import ragged
 from cdc.errors import BadData
 from cdc.postgres.tuples import Misfit, malformed, walk_copy
-from cdc.postgres.types import PgType
-from cdc.postgres.values import BINARY, ColumnDecoder, compile_column
+from cdc.postgres.types import PgType, binary_decodable
+from cdc.postgres.values import BINARY, TEXT, ColumnDecoder, compile_column
 from cdc.schema import TableSchema
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"
@@ -31,6 +31,8 @@ class CopyDecoder:
 
     schema: TableSchema
     columns: tuple[ColumnDecoder, ...]
+    kinds: tuple[int, ...]
+    """Per column BINARY, or TEXT where `copy_expression` selects the text."""
 
 
 def compile_copy(schema: TableSchema, types: Mapping[str, PgType]) -> CopyDecoder:
@@ -38,6 +40,7 @@ def compile_copy(schema: TableSchema, types: Mapping[str, PgType]) -> CopyDecode
     return CopyDecoder(
         schema,
         tuple(compile_column(f"{schema.name}.{c.name}", types[c.name]) for c in schema.columns),
+        tuple(BINARY if binary_decodable(types[c.name]) else TEXT for c in schema.columns),
     )
 
 
@@ -61,8 +64,8 @@ def decode_copy(table: CopyDecoder, messages: Sequence[bytes]) -> pa.RecordBatch
         what = f"a COPY tuple that does not fit {table.schema.name}"
         raise malformed(what, message, misfit.row) from misfit
     columns = [
-        decoder.decode(field.slices, BINARY)
-        for decoder, field in zip(table.columns, fields, strict=True)
+        decoder.decode(field.slices, kind)
+        for decoder, field, kind in zip(table.columns, fields, table.kinds, strict=True)
     ]
     if not columns:
         struct = pa.nulls(len(tuples), pa.struct([]))

@@ -5,8 +5,8 @@ its base, an array its element. From it follow the Arrow type (the table in cdc/
 spelling that views and stores see, and whether the binary form of the type is understood.
 
 A stream has one format for all tables: binary only while `binary_decodable` holds for every
-captured column, otherwise text for all. COPY is binary always and casts the other columns
-`::text` (`copy_expression`). Text can be read for every type, and both forms of a value give the
+captured column, otherwise text for all. COPY is binary always and selects the other columns as
+text (`copy_expression`). Text can be read for every type, and both forms of a value give the
 identical Arrow value.
 
 The connection must have these settings, or text means something else: `SESSION_SETTINGS`.
@@ -186,10 +186,9 @@ def copy_expression(quoted_name: str, kind: PgType) -> str:
     """What COPY selects for a column, so that every column can be read in binary."""
     if binary_decodable(kind):
         return quoted_name
-    if undomained(kind).name == "inet":
-        # Its cast to text adds /32, which neither psql nor the stream shows; concat prints it.
-        return f"CASE WHEN {quoted_name} IS NOT NULL THEN concat({quoted_name}) END"
-    return f"{quoted_name}::text"
+    # Casts to text may print otherwise than the stream does (inet's adds /128): concat calls the
+    # type's output function. IS NOT NULL would be false for a composite value holding a NULL.
+    return f"CASE WHEN {quoted_name} IS DISTINCT FROM NULL THEN concat({quoted_name}) END"
 
 
 def precision_and_scale(typmod: int) -> tuple[int, int] | None:

@@ -2,8 +2,8 @@
 
 `compile_column` picks the decoders once per relation; a `ColumnDecoder` then reads thousands of
 values at once. Both decoders of a type give identical arrays. A type without a binary decoder
-(types.binary_decodable) is read in text in both forms: COPY casts it, and in a binary stream
-Postgres itself falls back to text where a type has no send function.
+(types.binary_decodable) is only read in text: COPY selects its text, and a stream that has it is in text.
+Even in a binary stream some columns are text: those whose type has no send function.
 """
 
 from __future__ import annotations
@@ -69,8 +69,20 @@ def compile_column(place: str, kind: PgType) -> ColumnDecoder:
     """The decoders of a column of that type."""
     kind = undomained(kind)
     text = text_decoder(kind)
-    binary = binary_decoder(kind) if binary_decodable(kind) else text
+    binary = binary_decoder(kind) if binary_decodable(kind) else _undecodable(kind)
     return ColumnDecoder(place, arrow_type(kind), binary, text)
+
+
+def _undecodable(kind: PgType) -> ValueDecoder:
+    def refuse(slices: Slices) -> pa.Array:
+        if slices.valid is not None and not bool(slices.valid.any()):
+            return pa.nulls(len(slices), arrow_type(kind))
+        raise BadData(
+            f"{kind.spelling} arrived in binary, which is not understood",
+            hint="a stream that has such a column runs with binary 'false'",
+        )
+
+    return refuse
 
 
 def binary_decoder(kind: PgType) -> ValueDecoder:
