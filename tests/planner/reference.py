@@ -16,6 +16,7 @@ from views.numeric import divide
 from views.plan import (
     Aggregate,
     AggregateCall,
+    ColumnRef,
     Distinct,
     Expr,
     Field,
@@ -94,7 +95,8 @@ def _grouped(node: Aggregate, rows: list[Row]) -> list[Row]:
 def _aggregated(call: AggregateCall, names: list[str], rows: list[Row]) -> Any:
     if call.arg is None:
         return len(rows)
-    at = names.index(getattr(call.arg, "name"))  # noqa: B009 - a ColumnRef, by the contract
+    assert isinstance(call.arg, ColumnRef)
+    at = names.index(call.arg.name)
     values = [row[at] for row in rows if row[at] is not None]
     if call.distinct:
         values = list(dict.fromkeys(values))
@@ -104,4 +106,6 @@ def _aggregated(call: AggregateCall, names: list[str], rows: list[Row]) -> Any:
         return None
     if call.function == "avg":
         return str(divide(sum(map(Decimal, values), Decimal(0)), Decimal(len(values))))
-    return {"sum": sum, "min": min, "max": max}[call.function](values)
+    if call.function == "sum":
+        return sum(values)
+    return min(values) if call.function == "min" else max(values)
