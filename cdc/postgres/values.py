@@ -2,8 +2,8 @@
 
 `compile_column` picks the decoders once per relation; a `ColumnDecoder` then reads thousands of
 values at once. Both decoders of a type give identical arrays. A type without a binary decoder
-(types.binary_decodable) is only read in text: COPY selects its text, and a stream that has it is in text.
-Even in a binary stream some columns are text: those whose type has no send function.
+(types.binary_decodable) is only read in text: COPY selects its text, and a stream that has it is
+in text. Even in a binary stream some columns are text: those whose type has no send function.
 """
 
 from __future__ import annotations
