@@ -11,37 +11,25 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import pyarrow as pa
 from sqlglot import exp
 
 from cdc.errors import Unsupported
 from views import literals, typed
+from views.bind_types import interval_constant, target_type
 from views.functions import may_be_null
-from views.kernels_time import Interval
 from views.parse import SqlText
 from views.plan import Call, ColumnRef, Constant, Expr
 from views.resolve import Scope
 from views.typed import NotTyped
 from views.types import (
-    BIGINT,
     BOOL,
-    BYTEA,
-    DATE,
     DOUBLE,
-    INTEGER,
     INTERVAL,
-    NUMERIC,
-    REAL,
-    SMALLINT,
     TEXT,
-    TIMESTAMP,
     TIMESTAMPTZ,
     UNKNOWN,
-    UUID,
-    VARCHAR,
     Type,
     base,
-    numeric,
 )
 
 Hook = Callable[[exp.Expr], Expr | None]
@@ -344,64 +332,17 @@ def _nullif(binder: Binder, node: exp.Nullif) -> Expr:
     return Call("nullif", (first, *same.args), type.sql, type.arrow, True, same.can_fail)
 
 
-_TYPES: dict[exp.DType, Type] = {
-    exp.DType.SMALLINT: SMALLINT,
-    exp.DType.INT: INTEGER,
-    exp.DType.BIGINT: BIGINT,
-    exp.DType.FLOAT: REAL,
-    exp.DType.DOUBLE: DOUBLE,
-    exp.DType.DECIMAL: NUMERIC,
-    exp.DType.BOOLEAN: BOOL,
-    exp.DType.TEXT: TEXT,
-    exp.DType.VARCHAR: VARCHAR,
-    exp.DType.DATE: DATE,
-    exp.DType.TIMESTAMP: TIMESTAMP,
-    exp.DType.TIMESTAMPTZ: TIMESTAMPTZ,
-    exp.DType.UUID: UUID,
-    exp.DType.VARBINARY: BYTEA,
-    exp.DType.INTERVAL: INTERVAL,
-}
-
-
 def _cast(binder: Binder, node: exp.Cast) -> Expr:
     binder.only(node, "this", "to")
-    target = _target(binder, node, node.args["to"])
+    target = target_type(binder.text, node)
     if target == INTERVAL:
-        return _interval_constant(binder, node, node.this)
+        return interval_constant(binder.text, node, node.this)
     return typed.cast(binder.bind(node.this), target)
-
-
-def _target(binder: Binder, node: exp.Cast, to: exp.DataType) -> Type:
-    known = _TYPES.get(to.this)
-    params = [int(p.name) for p in to.expressions] if known is not None else []
-    if known is None:
-        raise binder.text.refused(
-            node, f"a cast to {to.sql('postgres').lower()} is not supported yet"
-        )
-    if not params:
-        return known
-    if known == NUMERIC:
-        return numeric(params[0], params[1] if len(params) > 1 else 0, keep=True)
-    if known == VARCHAR:
-        return Type(f"character varying({params[0]})", pa.string())
-    raise binder.text.refused(node, f"a cast to {to.sql('postgres').lower()} is not supported yet")
 
 
 def _interval(binder: Binder, node: exp.Interval) -> Expr:
     unit = node.args.get("unit")
-    return _interval_constant(binder, node, node.this, unit.name if unit else "")
-
-
-def _interval_constant(
-    binder: Binder, node: exp.Expr, given: exp.Expr | None, unit: str = ""
-) -> Expr:
-    if not isinstance(given, exp.Literal):
-        raise binder.text.refused(node, "only literal intervals are supported", "interval '1 day'")
-    try:
-        step: Interval = literals.interval(f"{given.this} {unit}")
-    except literals.BadLiteral as error:
-        raise binder.text.refused(node, str(error)) from None
-    return Constant(step, INTERVAL.sql, INTERVAL.arrow)
+    return interval_constant(binder.text, node, node.this, unit.name if unit else "")
 
 
 def _concatenation(binder: Binder, node: exp.DPipe) -> Expr:
