@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cdc import ragged
 from cdc.changes import C, ChangeBatch, D, U
 from cdc.errors import BadData
 from cdc.postgres.rows import OLD_FULL, TableRows
@@ -33,7 +34,7 @@ def moved(
     rows.TableRows."""
     compared = (op == U) & (old_kind != 0)
     found = np.zeros(len(op), np.bool_)
-    if old is None or not bool(compared.any()):
+    if old is None or not ragged.some(compared):
         return found
     in_old = ((old_kind != 0).cumsum() - 1)[compared]
     in_new = ((op != D).cumsum() - 1)[compared]
@@ -75,9 +76,9 @@ def filled_from_old(rows: TableRows) -> TableRows:
     for number, mask in rows.unchanged.items():
         is_identity = rows.table.relation.columns[rows.table.places[number]].is_identity
         fillable = mask & ((kind != 0) if is_identity else (kind == OLD_FULL))
-        if bool(fillable.any()):
+        if ragged.some(fillable):
             columns[number] = _patched(columns[number], rows.old.column(number), fillable, old_at)
-        if bool((mask & ~fillable).any()):
+        if ragged.some(mask & ~fillable):
             left[number] = mask & ~fillable
     new = pa.RecordBatch.from_arrays(columns, schema=schema.arrow)
     return replace(rows, new=new, unchanged=left)
@@ -115,7 +116,7 @@ def _with_old(rows: TableRows, old: pa.RecordBatch) -> ChangeBatch:
     old_at = rows.old_at[message]
     has_before = (rows.old_kind[message] == OLD_FULL) & ~second
     before = None
-    if bool(has_before.any()):
+    if ragged.some(has_before):
         before = old.take(pa.array(np.maximum(old_at, 0), mask=~has_before))
     return ChangeBatch(
         rows.schema,

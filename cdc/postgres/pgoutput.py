@@ -143,7 +143,7 @@ def _frame(payloads: Sequence[bytes], still_open: Open | None) -> _Frame:
     buffer, starts, ends = ragged.join(payloads)
     body = starts + _HEADER_BYTES
     fits = (buffer[starts] == ord("w")) & (body < ends)
-    if not bool(fits.all()):
+    if not ragged.every(fits):
         bad = int(fits.argmin())
         raise malformed("not an XLogData message", payloads[bad], bad)
     kinds = buffer[body]
@@ -168,7 +168,7 @@ def _require_brackets(frame: _Frame, begins: Bools) -> None:
         raise frame.malformed(bad, "Begin or Commit out of order")
     inside = begins.cumsum() + int(frame.opened) > (frame.kinds == _COMMIT).cumsum()
     outside = (_OPS[frame.kinds] != 0) & ~inside
-    if bool(outside.any()):
+    if ragged.some(outside):
         raise frame.malformed(int(outside.argmax()), "a row outside of a transaction")
 
 
@@ -220,7 +220,7 @@ def _span_rows(
         return
     body = frame.body[index]
     short = body + 8 > frame.ends[index]
-    if bool(short.any()):
+    if ragged.some(short):
         raise frame.malformed(int(index[int(short.argmax())]), "a row message that is too short")
     oids = ragged.gather_int64(frame.buffer, body + 1, ">u4")
     for oid, own in _by_table(oids, index):
@@ -233,7 +233,7 @@ def _span_rows(
 
 def _by_table(oids: Int64s, index: Int64s) -> Iterator[tuple[int, Int64s]]:
     first = oids[0]
-    if bool((oids == first).all()):
+    if ragged.every(oids == first):
         yield int(first), index
         return
     order = np.argsort(oids, kind="stable")
@@ -250,13 +250,13 @@ def _table_rows(frame: _Frame, table: TableDecoder, index: Int64s) -> _Rows:
     has_old = (mark == OLD_KEY) | (mark == OLD_FULL)
     fits = np.where(kinds == _INSERT, mark == _NEW, has_old | (mark == _NEW))
     fits &= (kinds != _DELETE) | has_old
-    if not bool(fits.all()):
+    if not ragged.every(fits):
         raise frame.malformed(int(index[int(fits.argmin())]), "a row without its tuple")
     old_kind = np.where(has_old, mark, np.uint8(NO_OLD))
     op = _OPS[kinds]
     new_at = mark_at + 1
     old = None
-    if bool(has_old.any()):
+    if ragged.some(has_old):
         old, old_end = _old_rows(frame, table, index, mark_at, has_old, kinds)
         new_at[has_old] = old_end + 1
     if (kinds == _DELETE).any():
@@ -285,7 +285,7 @@ def _old_rows(
     last = at == frame.ends[own]
     followed = ~last & (frame.buffer[at] == _NEW)
     fits = np.where(deleted, last, followed)
-    if not bool(fits.all()):
+    if not ragged.every(fits):
         raise frame.malformed(int(own[int(fits.argmin())]), "an old tuple that does not end well")
     rows, _ = _rows(table, fields)
     return rows, at
@@ -370,7 +370,7 @@ _NO_COMMITS = Commits(_NONE, _NONE, _NONE, _NONE, _NONE)
 
 def _require_length(frame: _Frame, index: Int64s, length: int) -> None:
     wrong = frame.ends[index] - frame.body[index] != length
-    if bool(wrong.any()):
+    if ragged.some(wrong):
         bad = int(index[int(wrong.argmax())])
         raise frame.malformed(bad, "Begin or Commit of another length")
 
@@ -385,7 +385,7 @@ def _ordinals(
     weight = np.zeros(len(frame.kinds) + 1, np.int64)
     weight[1:] = _OPS[frame.kinds] != 0
     for part in found:
-        if bool(part.moved.any()):
+        if ragged.some(part.moved):
             weight[part.index + 1] += part.moved
     for index, message in controls:
         if isinstance(message, Truncate):

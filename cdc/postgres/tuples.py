@@ -41,14 +41,15 @@ def walk(buffer: Bytes, at: Int64s, ends: Int64s, width: int) -> tuple[list[Fiel
     count = ragged.gather(buffer, at, ">u2")
     _require(count == width)
     cursor = at + 2
+    _require(cursor <= ends)
     fields = []
     for _ in range(width):
         # Kind and length in one gather: the eight bytes that end with the length.
-        head = ragged.gather_int64(buffer, np.minimum(cursor, ends) - 3, ">i8")
+        head = ragged.gather_int64(buffer, cursor - 3, ">i8")
         kinds = (head >> 32) & 0xFF
         length = head & 0xFFFFFFFF
         first = int(kinds[0]) if len(kinds) else NULL
-        if first in (TEXT, BINARY) and bool((kinds == first).all()):
+        if first in (TEXT, BINARY) and ragged.every(kinds == first):
             field = Field(Slices(buffer, cursor + 5, length), first)
             cursor = field.slices.start + length
         else:
@@ -65,16 +66,17 @@ def _partial(buffer: Bytes, cursor: Int64s, kinds: Bytes, length: Int64s) -> Fie
     unchanged = kinds == UNCHANGED
     _require(sent | unchanged | (kinds == NULL))
     slices = Slices(buffer, cursor + np.where(sent, 5, 1), np.where(sent, length, 0), sent)
-    return Field(slices, kinds, unchanged if bool(unchanged.any()) else None)
+    return Field(slices, kinds, unchanged if ragged.some(unchanged) else None)
 
 
 def walk_copy(buffer: Bytes, at: Int64s, ends: Int64s, width: int) -> list[Field]:
     """The columns of COPY BINARY tuples that begin at `at` and end at `ends`."""
     _require(ragged.gather(buffer, at, ">i2") == width)
     cursor = at + 2
+    _require(cursor <= ends)
     fields = []
     for _ in range(width):
-        length = ragged.gather_int64(buffer, np.minimum(cursor, ends), ">i4")
+        length = ragged.gather_int64(buffer, cursor, ">i4")
         start = cursor + 4
         if len(length) and int(length.min()) < 0:
             valid = length >= 0
@@ -90,7 +92,7 @@ def walk_copy(buffer: Bytes, at: Int64s, ends: Int64s, width: int) -> list[Field
 
 
 def _require(fits: Bools) -> None:
-    if not bool(fits.all()):
+    if not ragged.every(fits):
         raise Misfit(int(fits.argmin()))
 
 

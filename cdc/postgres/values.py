@@ -54,9 +54,9 @@ class ColumnDecoder:
     def _mixed(self, slices: Slices, kinds: ragged.Bytes) -> pa.Array:
         is_binary = kinds == BINARY
         is_text = kinds == TEXT
-        if not bool(is_binary.any()):
+        if not ragged.some(is_binary):
             return self.text(slices)
-        if not bool(is_text.any()):
+        if not ragged.some(is_text):
             return self.binary(slices)
         in_binary, others = np.flatnonzero(is_binary), np.flatnonzero(~is_binary)
         both = [self.binary(slices.take(in_binary)), self.text(slices.take(others))]
@@ -75,7 +75,7 @@ def compile_column(place: str, kind: PgType) -> ColumnDecoder:
 
 def _undecodable(kind: PgType) -> ValueDecoder:
     def refuse(slices: Slices) -> pa.Array:
-        if slices.valid is not None and not bool(slices.valid.any()):
+        if slices.valid is not None and not ragged.some(slices.valid):
             return pa.nulls(len(slices), arrow_type(kind))
         raise BadData(
             f"{kind.spelling} arrived in binary, which is not understood",
@@ -140,7 +140,7 @@ def _require_width(slices: Slices, width: int) -> None:
     wrong = slices.length != width
     if slices.valid is not None:
         wrong &= slices.valid
-    if bool(wrong.any()):
+    if ragged.some(wrong):
         found = int(slices.length[int(wrong.argmax())])
         raise BadData(f"a binary value of {found} bytes where {width} were expected")
 
@@ -191,7 +191,7 @@ def _uuid(slices: Slices) -> pa.Array:
 def _jsonb(slices: Slices) -> pa.Array:
     versions = slices.buffer[slices.start]
     wrong = (versions != 1) if slices.valid is None else (versions != 1) & slices.valid
-    if bool(wrong.any()):
+    if ragged.some(wrong):
         raise BadData("a binary jsonb of another version than 1")
     return ragged.text(slices.skip(1))
 
@@ -203,7 +203,7 @@ _NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 def _bytea_from_text(slices: Slices) -> pa.Array:
     head = ragged.gather(slices.buffer, slices.start, "V2")
     wrong = head != np.frombuffer(b"\\x", "V2")[0]
-    if bool((wrong if slices.valid is None else wrong & slices.valid).any()):
+    if ragged.some(wrong if slices.valid is None else wrong & slices.valid):
         raise BadData("bytea not in hex", hint="the session's bytea_output changed")
     digits, _ = ragged.contents(ragged.binary(slices.skip(2)))
     values = (_NIBBLES[digits[0::2]] << 4) | _NIBBLES[digits[1::2]]

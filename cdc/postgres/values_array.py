@@ -61,14 +61,14 @@ def _counts(slices: Slices) -> Int64s:
     """Elements per array; 0 where it is null."""
     buffer, start = slices.buffer, slices.start
     live = np.ones(len(slices), np.bool_) if slices.valid is None else slices.valid
-    if bool((live & (slices.length < _EMPTY_BYTES)).any()):
+    if ragged.some(live & (slices.length < _EMPTY_BYTES)):
         raise BadData("a binary array shorter than its header")
     dimensions = np.where(live, ragged.gather_int64(buffer, start, ">i4"), 0)
     filled = dimensions > 0
     sizes = np.where(filled, ragged.gather_int64(buffer, start + 12, ">i4"), 0)
     bounds = np.where(filled, ragged.gather_int64(buffer, start + 16, ">i4"), 1)
-    _refuse(bool((dimensions > 1).any()), bool((bounds != 1).any()))
-    if bool((sizes * 4 + _HEADER_BYTES * filled > slices.length).any()) or int(sizes.min()) < 0:
+    _refuse(ragged.some(dimensions > 1), ragged.some(bounds != 1))
+    if ragged.some(sizes * 4 + _HEADER_BYTES * filled > slices.length) or int(sizes.min()) < 0:
         raise BadData("a binary array whose size does not fit its bytes")
     return sizes
 
@@ -102,7 +102,7 @@ def _elements(slices: Slices, counts: Int64s) -> Slices:
         start[at], length[at] = cursor + 4, size
         cursor = cursor + 4 + np.maximum(size, 0)
         place += 1
-        if bool((cursor > ends[lanes]).any()):
+        if ragged.some(cursor > ends[lanes]):
             raise BadData("a binary array whose elements do not fit its bytes")
         going_on = counts[lanes] > place
         lanes, cursor = lanes[going_on], cursor[going_on]
@@ -110,7 +110,7 @@ def _elements(slices: Slices, counts: Int64s) -> Slices:
         own = slice(int(first[lane]) + place, int(first[lane] + counts[lane]))
         _walk(slices.buffer, at, int(ends[lane]), start[own], length[own])
     valid = length >= 0
-    if bool(valid.all()):
+    if ragged.every(valid):
         return Slices(slices.buffer, start, length)
     return Slices(slices.buffer, start, np.maximum(length, 0), valid)
 
@@ -136,13 +136,13 @@ def _parse(slices: Slices, delimiter: int) -> tuple[Int64s, Slices]:
     flat = flat[: int(offsets[-1])]
     live = np.ones(len(slices), np.bool_) if slices.valid is None else slices.valid
     opening = flat[offsets[:-1][live]]
-    if bool((opening != ord("{")).any()):
-        _refuse(False, bool((opening == ord("[")).any()))
+    if ragged.some(opening != ord("{")):
+        _refuse(False, ragged.some(opening == ord("[")))
         raise BadData("an array in text that does not begin with '{'")
 
     backslash = flat == ord("\\")
     escaped = np.zeros(len(flat), np.bool_)
-    if bool(backslash.any()):
+    if ragged.some(backslash):
         escaped = _escaped(backslash)
     quote = (flat == ord('"')) & ~escaped
     quoted = np.logical_xor.accumulate(quote) if len(flat) else quote
@@ -169,10 +169,10 @@ def _parse(slices: Slices, delimiter: int) -> tuple[Int64s, Slices]:
     length = ends - start
     was_quoted = quote[stops - 1] if len(stops) else np.zeros(0, np.bool_)
     null = (length == 4) & ~was_quoted
-    if bool(null.any()):
+    if ragged.some(null):
         word = ragged.gather(characters, start, "V4")
         null &= word == np.frombuffer(b"NULL", "V4")[0]
-    if not bool(null.any()):
+    if not ragged.some(null):
         return counts, Slices(characters, start, length)
     return counts, Slices(characters, start, np.where(null, 0, length), ~null)
 

@@ -46,7 +46,7 @@ NAN_HINT = (
 def decimal(slices: Slices, kind: pa.DataType) -> pa.Array:
     """decimal128(p, s) of numerics declared with p ≤ 38 digits and scale s."""
     ndigits, weight, sign, _ = _headers(slices)
-    if bool((sign == _NAN).any()):
+    if ragged.some(sign == _NAN):
         raise BadData("NaN in a numeric with precision", hint=NAN_HINT)
     negative = sign == _NEGATIVE
     wide = _wide if kind.precision > 18 else _narrow
@@ -120,7 +120,7 @@ def _chunk(
     slices: Slices, ndigits: Int64s, weight: Int64s, first: int, scale: int
 ) -> tuple[Int64s, Int64s]:
     """Digits first .. first+4 of every value as an integer, and its power of ten."""
-    count = np.clip(ndigits - first, 0, 4)
+    count = np.minimum(np.maximum(ndigits - first, 0), 4)
     # Rows without these digits read some bytes of the buffer, which the next line clears.
     at = np.minimum(slices.start + 8 + 2 * first, len(slices.buffer) - 8)
     packed = ragged.gather_int64(slices.buffer, at, ">i8")
@@ -179,7 +179,7 @@ def canonical(slices: Slices) -> pa.Array:
 def _specials(printed: pa.Array, sign: Int64s, valid: Bools | None) -> pa.Array:
     for mark, name in ((_NAN, "NaN"), (_PLUS_INFINITY, "Infinity"), (_MINUS_INFINITY, "-Infinity")):
         marked = sign == mark
-        if bool(marked.any()):
+        if ragged.some(marked):
             printed = pc.if_else(pa.array(marked), name, printed)
     if valid is not None:
         printed = pc.if_else(pa.array(valid), printed, pa.scalar(None, pa.string()))

@@ -60,7 +60,7 @@ def _require_range(stored: Int64s, infinite: Bools, valid: Bools | None) -> None
     beyond = (stored >= TIMESTAMP_INFINITY - PG_EPOCH_US) & ~infinite
     if valid is not None:
         beyond &= valid
-    if bool(beyond.any()):
+    if ragged.some(beyond):
         raise BadData(
             "a timestamp after 294247-01-10, beyond what 64 bits of microseconds since 1970 hold",
             hint="use 'infinity' for \"never ends\", or exclude the column",
@@ -88,7 +88,7 @@ def interval(slices: Slices) -> pa.Array:
         (-1, _SMALLEST_DAY, _SMALLEST, "-infinity"),
     ):
         infinite = (time_us == end) & (days == day) & (np.sign(months) == sign) & (months == day)
-        if bool(infinite.any()):
+        if ragged.some(infinite):
             printed = pc.if_else(pa.array(infinite), name, printed)
     if slices.valid is not None:
         printed = pc.if_else(pa.array(slices.valid), printed, pa.scalar(None, pa.string()))
@@ -150,7 +150,7 @@ def timestamp_from_text(slices: Slices, kind: pa.DataType) -> pa.Array:
     if kind.tz is not None:
         end = end - 3
         zone = ragged.gather(slices.buffer, np.where(live, end, 0), "V3")
-        if bool((live & (zone != np.frombuffer(b"+00", "V3")[0])).any()):
+        if ragged.some(live & (zone != np.frombuffer(b"+00", "V3")[0])):
             raise BadData(
                 "a timestamptz that is not in UTC", hint="the session's time zone changed"
             )
@@ -181,7 +181,7 @@ def _dates(slices: Slices, live: Bools, ancient: Bools) -> tuple[Int64s, Int64s]
     year = _number(slices.buffer, slices.start, 4)
     for _ in range(3):
         longer = live & (slices.buffer[dash] != ord("-"))
-        if not bool(longer.any()):
+        if not ragged.some(longer):
             break
         year = np.where(longer, 10 * year + _number(slices.buffer, dash, 1), year)
         dash = dash + longer
@@ -190,7 +190,7 @@ def _dates(slices: Slices, live: Bools, ancient: Bools) -> tuple[Int64s, Int64s]
     wrong = live & (
         (slices.buffer[dash] != ord("-")) | (month < 1) | (month > 12) | (day < 1) | (day > 31)
     )
-    if bool(wrong.any()):
+    if ragged.some(wrong):
         text = slices.first(int(wrong.argmax())).decode(errors="replace")
         raise BadData(f"not a date in ISO format: '{text}'", hint="the session's DateStyle changed")
     year = np.where(ancient, 1 - year, year)
