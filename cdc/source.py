@@ -21,7 +21,7 @@ yields while nothing changes (a Heartbeat comes when the position moved, or a ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -29,6 +29,9 @@ from cdc.changes import ChangeBatch
 from cdc.frontiers import Frontier
 from cdc.positions import NativePosition
 from cdc.schema import TableSchema
+
+History = Callable[[str], Iterator[ChangeBatch]]
+"""All changes that a table's topic holds, oldest first, in bounded batches."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,12 @@ class Piece:
     schemas: Mapping[str, TableSchema] = field(default_factory=dict)
     reconcile: tuple[str, ...] = ()
     """Tables whose snapshot ends with this piece: keys not read by it must leave the topic."""
+    truncated: tuple[str, ...] = ()
+    """Tables emptied by TRUNCATE. Such a piece has no changes and is not whole: at its place in its
+    transaction, `ordinal`, every key that is live in the topic gets a delete."""
+    ordinal: int = 0
+    barrier: bool = False
+    """Somebody waits for this position: publish a frontier even without changes."""
 
     @property
     def num_rows(self) -> int:
@@ -88,9 +97,16 @@ class Source(Protocol):
         """The captured tables as they are now, by `schema.table`."""
         ...
 
-    def open(self, frontier: Frontier | None) -> None:
+    def open(
+        self,
+        frontier: Frontier | None,
+        schemas: Mapping[str, TableSchema] | None = None,
+        history: History | None = None,
+    ) -> None:
         """Prepare to continue after `frontier` (None: from nothing): slot, publication, rules of
-        SEMANTICS 9. Raises SlotError when the slot cannot continue without losing changes."""
+        SEMANTICS 9. `schemas` are the topics' newest schema versions, by table name; `history`
+        reads a table's topic. Raises SlotError when the slot cannot continue without losing
+        changes."""
         ...
 
     def snapshot(self, tables: Sequence[str], max_piece_bytes: int) -> Iterator[Piece]:

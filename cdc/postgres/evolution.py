@@ -1,0 +1,84 @@
+"""Schema changes in the stream (SEMANTICS 13): which can be followed, and how.
+
+A Relation message says what the tuples behind it look like; the catalog says what the table looks
+like now, perhaps later in history. `evolved` compares both with the schema version known so far:
+
+    nothing changed           the known version
+    columns added             with the server's `missing` value (NULL or the constant default),
+                              unless the table was rewritten: then old rows have values that were
+                              never sent
+    columns dropped, renamed  mapped by attnum, if they are not of the key
+    anything else             SchemaChanged, before anything wrong is published
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cdc.errors import SchemaChanged
+from cdc.postgres.catalog import PgTable
+from cdc.postgres.messages import Relation
+from cdc.schema import Column, TableSchema
+
+
+def evolved(
+    relation: Relation, known: TableSchema, now: PgTable | None, filenode: int | None
+) -> TableSchema:
+    """The schema version of the tuples behind `relation`: `known`, or its successor.
+
+    `now` is the catalog's table (None: it is gone), `filenode` the last relfilenode known."""
+    names = tuple(column.name for column in relation.columns)
+    if now is None:
+        if names == tuple(c.name for c in known.columns):
+            return known
+        raise _changed(known.name, "it changed and was then dropped or renamed")
+    current = now.schema(known.version)
+    _require_types(relation, known, current)
+    if now.key != known.key:
+        raise _changed(known.name, f"its key is {now.key}, it was {known.key}")
+    if names == tuple(c.name for c in known.columns) and not _renamed(known, current, names):
+        return known
+    if names != tuple(c.name for c in current.columns):
+        raise _changed(known.name, "its columns changed more than once since the agent last ran")
+    columns = tuple(_carried(column, known) for column in current.columns)
+    added = [c.name for c in columns if c.attnum not in {k.attnum for k in known.columns}]
+    if added and filenode is not None and filenode != now.filenode:
+        raise _changed(
+            known.name,
+            f"it was rewritten while {', '.join(added)} was added: rows have values that the "
+            "server does not send",
+        )
+    return replace(current, columns=columns, version=known.version + 1)
+
+
+def _renamed(known: TableSchema, current: TableSchema, names: tuple[str, ...]) -> bool:
+    """Whether a column of the same name is another one (dropped and added again)."""
+    then = {c.name: c.attnum for c in known.columns}
+    return names == tuple(c.name for c in current.columns) and any(
+        then.get(c.name) != c.attnum for c in current.columns
+    )
+
+
+def _require_types(relation: Relation, known: TableSchema, current: TableSchema) -> None:
+    before = {c.attnum: c for c in known.columns}
+    for column in current.columns:
+        old = before.get(column.attnum)
+        if old is not None and (old.type != column.type or old.sql_type != column.sql_type):
+            raise _changed(known.name, f"{column.name} is {column.sql_type}, it was {old.sql_type}")
+
+
+def _carried(column: Column, known: TableSchema) -> Column:
+    """A column that was there keeps what was known: a rewrite forgets `missing`."""
+    for old in known.columns:
+        if old.attnum == column.attnum:
+            return replace(old, name=column.name)
+    return column
+
+
+def _changed(table: str, what: str) -> SchemaChanged:
+    return SchemaChanged(
+        f"the table's definition changed: {what}",
+        where=table,
+        hint="nothing after the change was published. cdc remove the source, then cdc run takes "
+        "a new snapshot",
+    )

@@ -1,0 +1,269 @@
+"""A snapshot: every row of the tables at the slot's consistent point, by parallel COPY.
+
+1.  CREATE_REPLICATION_SLOT exports a snapshot: the state of the database exactly at the slot's
+    consistent point. Everything committed later comes through the slot: no gap, no overlap.
+2.  A coordinating transaction imports it, locks the tables against DDL and reads the catalog;
+    worker processes import it too (snapshot_worker.py). Then the exporting session may go.
+3.  Large tables are cut into ranges of pages; workers take one range after the other.
+4.  One thread per worker moves finished Arrow rows from its pipe into one bounded queue; the
+    agent takes pieces from there. A slow agent fills the queue, then the pipes, then COPY waits.
+5.  Pieces are progress, never a cut; the last one, without rows, is whole.
+"""
+
+from __future__ import annotations
+
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from cdc.changes import ChangeBatch, R
+from cdc.errors import CdcError, SourceError
+from cdc.positions import Lsn
+from cdc.postgres.catalog import PgTable
+from cdc.postgres.snapshot_worker import (
+    DONE,
+    ERROR,
+    HEAD,
+    READY,
+    ROWS,
+    Assignment,
+    CopyTable,
+    Range,
+)
+from cdc.schema import TableSchema
+from cdc.source import Piece
+
+RANGE_PAGES = 4096
+QUEUE_PIECES = 4
+_ESTIMATED_ROW_BYTES = 100
+
+
+@dataclass(frozen=True)
+class SnapshotPlan:
+    """What to read: tables at `position` through the exported `snapshot`."""
+
+    url: str
+    snapshot: str
+    position: Lsn
+    tables: Mapping[str, PgTable]
+    schemas: Mapping[str, TableSchema]
+    workers: int
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    stdin: BinaryIO
+    stdout: BinaryIO
+
+
+Progress = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class _Done:
+    part: Range
+
+
+@dataclass
+class SnapshotReader:
+    """Runs the workers; `pieces` yields what they read. Close it in any case."""
+
+    plan: SnapshotPlan
+    progress: Progress
+    _workers: list[_Worker] = field(default_factory=list)
+    _queue: queue.Queue[Any] = field(default_factory=lambda: queue.Queue(QUEUE_PIECES))
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start the workers, and return when all have imported the snapshot."""
+        tables = {
+            name: CopyTable(
+                self.plan.schemas[name], table.quoted, {c.name: c.kind for c in table.columns}
+            )
+            for name, table in self.plan.tables.items()
+        }
+        assignment = pickle.dumps(Assignment(self.plan.url, self.plan.snapshot, tables))
+        for _ in range(self.plan.workers):
+            self._workers.append(_start_worker(assignment))
+        for worker in self._workers:
+            kind, body = _receive(worker)
+            if kind != READY:
+                raise _error_of(kind, body)
+
+    def pieces(self, max_piece_bytes: int) -> Iterator[Piece]:
+        """All rows, in pieces that are not whole, numbered from ordinal 0."""
+        ranges: queue.SimpleQueue[Range] = queue.SimpleQueue()
+        count = 0
+        for part in cut_into_ranges(self.plan.tables.values()):
+            ranges.put(part)
+            count += 1
+        for worker in self._workers:
+            thread = threading.Thread(target=self._move, args=(worker, ranges), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        yield from self._collect(count, max_piece_bytes)
+
+    def _collect(self, ranges: int, max_piece_bytes: int) -> Iterator[Piece]:
+        done_rows = dict.fromkeys(self.plan.tables, 0)
+        left = dict.fromkeys(self.plan.tables, 0)
+        for part in cut_into_ranges(self.plan.tables.values()):
+            left[part.table] += 1
+        ordinal, size = 0, 0
+        commit_us = time.time_ns() // 1000
+        held: list[tuple[str, ChangeBatch]] = []
+        while ranges:
+            item = self._queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if isinstance(item, _Done):
+                ranges -= 1
+                left[item.part.table] -= 1
+                name = item.part.table
+                self._report(name, done_rows[name], left[name] == 0)
+                continue
+            name, rows = item
+            held.append((name, self._batch(name, rows, ordinal, commit_us)))
+            ordinal += rows.num_rows
+            size += rows.nbytes
+            done_rows[name] += rows.num_rows
+            if size >= max_piece_bytes:
+                self._report(name, done_rows[name], False)
+                yield self._piece(held)
+                held, size = [], 0
+        if held:
+            yield self._piece(held)
+
+    def _report(self, table: str, rows: int, done: bool) -> None:
+        estimated = max(self.plan.tables[table].rows, rows)
+        self.progress(
+            table=table,
+            table_rows=rows,
+            table_rows_total=rows if done else estimated,
+            table_done=done,
+        )
+
+    def _batch(self, name: str, rows: pa.RecordBatch, ordinal: int, commit_us: int) -> ChangeBatch:
+        count = rows.num_rows
+        return ChangeBatch(
+            self.plan.schemas[name],
+            np.full(count, R, np.uint8),
+            np.zeros(count, np.int64),
+            np.arange(ordinal, ordinal + count, dtype=np.int64),
+            np.full(count, commit_us, np.int64),
+            rows,
+        )
+
+    def _piece(self, held: Sequence[tuple[str, ChangeBatch]]) -> Piece:
+        return Piece(
+            tuple(held), 0, self.plan.position, 0, whole=False, incomplete=tuple(self.plan.tables)
+        )
+
+    def _move(self, worker: _Worker, ranges: queue.SimpleQueue[Range]) -> None:
+        """One worker's thread: hand it ranges, and its rows to the queue."""
+        try:
+            while not self._stopping.is_set():
+                try:
+                    part = ranges.get_nowait()
+                except queue.Empty:
+                    return
+                pickle.dump(part, worker.stdin)
+                worker.stdin.flush()
+                self._one_range(worker, part)
+        except BaseException as error:
+            self._put(error)
+
+    def _one_range(self, worker: _Worker, part: Range) -> None:
+        schema = self.plan.schemas[part.table].arrow
+        while True:
+            kind, body = _receive(worker)
+            if kind == DONE:
+                self._put(_Done(part))
+                return
+            if kind != ROWS:
+                raise _error_of(kind, body)
+            for batch in pa.ipc.open_stream(body):
+                self._put((part.table, pa.RecordBatch.from_arrays(batch.columns, schema=schema)))
+
+    def _put(self, item: object) -> None:
+        while not self._stopping.is_set():
+            with suppress(queue.Full):
+                self._queue.put(item, timeout=0.2)
+                return
+
+    def close(self) -> None:
+        """End the workers, whatever they are doing."""
+        self._stopping.set()
+        with ExitStack() as ended:
+            for worker in self._workers:
+                ended.callback(_end, worker)
+        for thread in self._threads:
+            thread.join()
+
+
+def cut_into_ranges(tables: Sequence[PgTable] | Any) -> Iterator[Range]:
+    """Ranges of all tables, the largest tables first. The last range of a table has no end: the
+    table may have grown since its pages were counted."""
+    for table in sorted(tables, key=lambda t: -t.pages):
+        starts = range(0, max(table.pages, 1), RANGE_PAGES)
+        for start in starts:
+            last = start + RANGE_PAGES >= table.pages
+            yield Range(table.name, start, None if last else start + RANGE_PAGES)
+
+
+def _start_worker(assignment: bytes) -> _Worker:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cdc.postgres.snapshot_worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    worker = _Worker(process, process.stdin, process.stdout)  # type: ignore[arg-type]
+    worker.stdin.write(assignment)
+    worker.stdin.flush()
+    return worker
+
+
+def _receive(worker: _Worker) -> tuple[bytes, pa.Buffer]:
+    head = worker.stdout.read(HEAD.size)
+    if len(head) < HEAD.size:
+        raise SourceError(
+            f"a snapshot worker ended with status {worker.process.wait()}",
+            hint="was it killed for memory? lower snapshot_workers",
+        )
+    kind, length = HEAD.unpack(head)
+    body = bytearray(length)
+    view, at = memoryview(body), 0
+    while at < length:
+        count = worker.stdout.readinto(view[at:])  # type: ignore[attr-defined]
+        if not count:
+            raise SourceError("a snapshot worker ended in the middle of a message")
+        at += count
+    return kind, pa.py_buffer(body)
+
+
+def _error_of(kind: bytes, body: pa.Buffer) -> CdcError:
+    if kind != ERROR:
+        return SourceError(f"a snapshot worker answered {kind!r}")
+    error, what, where, hint = pickle.loads(body)
+    found: CdcError = error(what, where=where, hint=hint)
+    return found
+
+
+def _end(worker: _Worker) -> None:
+    worker.process.kill()
+    worker.process.wait()
+    worker.stdout.close()
+    with suppress(BrokenPipeError):
+        worker.stdin.close()

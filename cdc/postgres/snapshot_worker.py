@@ -1,0 +1,173 @@
+"""One worker process of a snapshot: COPY BINARY in, finished Arrow rows out.
+
+Run as `python -m cdc.postgres.snapshot_worker`. On stdin a pickled `Assignment`, then one pickled
+`Range` after another; end of file ends the process. On stdout, per message, a kind byte, a length
+(uint64) and the body:
+
+    R  ready: the exported snapshot is imported           empty
+    B  rows of the range, as an Arrow IPC stream          one record batch
+    D  the range is done                                  empty
+    E  an error                                           a pickled CdcError
+
+The pipe is the back-pressure: a full one stops COPY. If the agent dies, so does the worker, by
+end of file or SIGPIPE.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import pyarrow as pa
+from psycopg import pq, sql
+
+from cdc.errors import BadData, CdcError, SourceError
+from cdc.postgres.connection import Connection, connect, error_text, source_errors
+from cdc.postgres.copy_binary import CopyDecoder, compile_copy, decode_copy
+from cdc.postgres.types import PgType, copy_expression
+from cdc.schema import TableSchema
+
+HEAD = struct.Struct(">cQ")
+READY, ROWS, DONE, ERROR = b"R", b"B", b"D", b"E"
+DECODE_BYTES = 4 * 2**20
+"""COPY data decoded at once: large enough for vectors, small enough for the caches."""
+
+
+@dataclass(frozen=True)
+class CopyTable:
+    """A table to copy. `quoted` is its SQL name; `types` by column name."""
+
+    schema: TableSchema
+    quoted: str
+    types: Mapping[str, PgType]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    url: str
+    snapshot: str
+    tables: Mapping[str, CopyTable]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Pages first .. last (excluded; None: to the end) of a table."""
+
+    table: str
+    first_page: int
+    last_page: int | None
+
+    @property
+    def whole(self) -> bool:
+        return self.first_page == 0 and self.last_page is None
+
+
+def copy_statement(table: CopyTable, part: Range) -> str:
+    """The COPY of a range: TID range scans from Postgres 14 on."""
+    columns = ", ".join(
+        copy_expression(_quoted(c.name), table.types[c.name]) for c in table.schema.columns
+    )
+    query = f"SELECT {columns} FROM ONLY {table.quoted}"
+    if not part.whole:
+        query += f" WHERE ctid >= '({part.first_page},0)'::tid"
+        if part.last_page is not None:
+            query += f" AND ctid < '({part.last_page},0)'::tid"
+    return f"COPY ({query}) TO STDOUT (FORMAT binary)"
+
+
+def _quoted(name: str) -> str:
+    return sql.Identifier(name).as_string(None)
+
+
+def copy_rows(connection: Connection, table: CopyTable, part: Range) -> Iterator[pa.RecordBatch]:
+    """The rows of a range, in batches of about DECODE_BYTES of COPY data."""
+    decoder = compile_copy(table.schema, table.types)
+    wire = connection.pgconn
+    result = wire.exec_(copy_statement(table, part).encode())
+    if result.status != pq.ExecStatus.COPY_OUT:
+        raise SourceError(error_text(result.error_message), where=table.schema.name)
+    messages: list[bytes] = []
+    size = 0
+    receive = wire.get_copy_data
+    while True:
+        count, data = receive(0)
+        if count < 0:
+            break
+        messages.append(bytes(data))
+        size += count
+        if size >= DECODE_BYTES:
+            yield _decoded(decoder, messages)
+            messages, size = [], 0
+    result = wire.get_result() or result
+    if count == -2 or result.status != pq.ExecStatus.COMMAND_OK:
+        raise SourceError(error_text(result.error_message), where=table.schema.name)
+    while wire.get_result() is not None:
+        pass
+    yield _decoded(decoder, messages)
+
+
+def _decoded(decoder: CopyDecoder, messages: list[bytes]) -> pa.RecordBatch:
+    try:
+        return decode_copy(decoder, messages)
+    except BadData as error:
+        raise BadData(error.what, where=error.where, hint=error.hint) from error
+
+
+def import_snapshot(connection: Connection, snapshot: str) -> None:
+    """Begin a transaction that sees exactly what the slot's consistent point saw."""
+    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+
+
+def serve(commands: BinaryIO, send: Callable[[bytes, bytes | pa.Buffer], None]) -> None:
+    """Work off the assignment and its ranges."""
+    assignment: Assignment = pickle.load(commands)
+    connection = connect(assignment.url)
+    with source_errors(assignment.url):
+        import_snapshot(connection, assignment.snapshot)
+        send(READY, b"")
+        while (part := _next(commands)) is not None:
+            for rows in copy_rows(connection, assignment.tables[part.table], part):
+                if rows.num_rows:
+                    send(ROWS, _ipc(rows))
+            send(DONE, b"")
+    connection.close()
+
+
+def _next(commands: BinaryIO) -> Range | None:
+    try:
+        part: Range = pickle.load(commands)
+    except EOFError:
+        return None
+    return part
+
+
+def _ipc(rows: pa.RecordBatch) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_batch(rows)
+    return sink.getvalue()
+
+
+def main() -> None:
+    out = io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
+
+    def send(kind: bytes, body: bytes | pa.Buffer) -> None:
+        for part in (HEAD.pack(kind, len(body)), body):
+            left = memoryview(part)
+            while left:
+                left = left[out.write(left) or 0 :]
+
+    try:
+        serve(sys.stdin.buffer, send)
+    except CdcError as error:
+        send(ERROR, pickle.dumps((type(error), error.what, error.where, error.hint)))
+
+
+if __name__ == "__main__":
+    main()
