@@ -66,7 +66,8 @@ def target_type(text: SqlText, node: exp.Cast) -> Type:
 
 def interval_constant(
     text: SqlText, node: exp.Expr, given: exp.Expr | None, unit: str = ""
-) -> Expr:
+) -> Constant:
+    """A literal interval, in whole units. Raises Unsupported."""
     if not isinstance(given, exp.Literal):
         raise text.refused(node, "only literal intervals are supported", "interval '1 day'")
     try:

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from cdc.config import Config, LogConfig, Place, StateConfig, ViewConfig
+from tests.planner.fix_config import config
 from tests.planner.golden import table
 from tests.planner.reference import rows_of
 from views.oracle import source_query
@@ -44,22 +44,6 @@ TOTALS = (
     "SELECT c.id, c.country, sum(o.amount) AS total FROM orders o "
     "JOIN customers c ON c.id = o.customer GROUP BY c.id, c.country"
 )
-
-
-def config(sql: str, key: tuple[str, ...] | None = None) -> Config:
-    place = Place("connectors.yaml", 1, 1)
-    views = {
-        "v": ViewConfig("v", sql, place, place, key),
-        "totals": ViewConfig("totals", TOTALS, place, place),
-    }
-    return Config(
-        Path("connectors.yaml"),
-        LogConfig("embedded", Path(".cdc")),
-        StateConfig(Path(".cdc/state")),
-        {},
-        views,
-        {},
-    )
 
 
 def random_tables(seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -126,12 +110,12 @@ def _check(
     sql: str,
     seed: int,
 ) -> None:
-    plans = plan_views(config(sql), TABLES)
+    plans = plan_views(config(v=sql, totals=TOTALS), TABLES)
     columns = [c.name for c in plans["totals"].output.columns]
     totals = rows_of(plans["totals"].root, data)
     inputs = data | {"view.totals": [dict(zip(columns, r, strict=True)) for r in totals]}
     ours = rows_of(plans["v"].root, inputs)
-    source, query = source_query(config(sql), TABLES, "v")
+    source, query = source_query(config(v=sql, totals=TOTALS), TABLES, "v")
     assert source == "shop"
     theirs = connection.execute(query).fetchall()
     assert sorted(map(_comparable, ours)) == sorted(map(_comparable, theirs)), (seed, sql)
