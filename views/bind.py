@@ -125,7 +125,12 @@ _REFUSED: tuple[tuple[tuple[type[exp.Expr], ...], str, str], ...] = (
     ((exp.Window,), "window functions are not supported yet", "GROUP BY, or compute it on reading"),
     ((exp.Exists,), "EXISTS is not supported yet", "join with SELECT DISTINCT of the keys"),
     (
-        (exp.Subquery, exp.Select, exp.SetOperation, exp.Any, exp.All),
+        (exp.Any, exp.All),
+        "ANY and ALL are not supported yet",
+        "for a list of values write IN (…)",
+    ),
+    (
+        (exp.Subquery, exp.Select, exp.SetOperation),
         "a subquery in an expression is not supported yet",
         "write it as a join with a derived table or CTE",
     ),
