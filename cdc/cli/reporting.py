@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -91,7 +92,11 @@ class Reporter:
         while not self._closed.is_set():
             self._changed.wait(HEARTBEAT_S)
             self._changed.clear()
-            self._write()
+            try:
+                self._write()
+            except OSError as error:
+                # A full disk stops the work itself; its report must not be what stops it.
+                print(f"the status file cannot be written: {error}", file=sys.stderr)
 
     def _write(self) -> None:
         with self._lock:
@@ -125,8 +130,11 @@ def read_status(run_dir: Path, kind: str, name: str) -> dict[str, Any] | None:
         facts: dict[str, Any] = json.loads(status_path(run_dir, kind, name).read_text())
     except FileNotFoundError:
         return None
-    if not is_alive(facts) and facts["state"] not in ("failed", "stopped", "finished"):
-        facts |= {"state": "stopped", "rate_per_s": 0.0}
+    if is_alive(facts):
+        return facts
+    facts["rate_per_s"] = 0.0
+    if facts["state"] not in ("failed", "stopped", "finished"):
+        facts["state"] = "stopped"
     return facts
 
 

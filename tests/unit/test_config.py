@@ -47,11 +47,7 @@ def mistakes(directory: Path, text: str, environ: dict[str, str] | None = None) 
 
 def test_a_good_file_becomes_dataclasses(tmp_path: Path) -> None:
     config = loaded(tmp_path, GOOD)
-    shop, view, sink = (
-        config.sources["shop"],
-        config.views["order_search"],
-        config.sinks["warehouse"],
-    )
+    shop, view = config.sources["shop"], config.views["order_search"]
     assert config.log.path == tmp_path / ".cdc"
     assert config.state.path == tmp_path / ".cdc" / "state"
     assert config.state.memory_max_bytes == 1.5 * 2**30
