@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +131,19 @@ def merge_runs(layout: Layout, newer: Run, older: Run, oldest: bool) -> Run:
     return last
 
 
+def merge_small(layout: Layout, runs: Sequence[Run], oldest: bool) -> Run:
+    """One run with the meaning of several small ones, from oldest to newest."""
+    newest_first = runs[::-1]
+    codes = np.concatenate([run.codes for run in newest_first])
+    both = Run(
+        codes,
+        np.concatenate([run.weights for run in newest_first]),
+        concat_rows([run.rows for run in newest_first], layout.schema),
+    )
+    merged = _consolidated(layout, both.take(np.argsort(codes, kind="stable")))
+    return _without_zeros(merged) if layout.kind is Kind.BAG or oldest else merged
+
+
 def merge_in_slices(
     layout: Layout, newer: Run, older: Run, oldest: bool, slice_rows: int = _SLICE_ROWS
 ) -> Iterator[Run | None]:
@@ -172,19 +186,10 @@ def _cuts(
 
 
 def _merge_slice(layout: Layout, newer: Run, older: Run, oldest: bool) -> Run:
-    if not newer.num_rows or not older.num_rows:
-        merged = newer if newer.num_rows else older
-    else:
-        codes = np.concatenate([newer.codes, older.codes])
-        both = Run(
-            codes,
-            np.concatenate([newer.weights, older.weights]),
-            concat_rows([newer.rows, older.rows], layout.schema),
-        )
-        merged = _consolidated(layout, both.take(np.argsort(codes, kind="stable")))
-    if layout.kind is Kind.BAG or oldest:
-        return _without_zeros(merged)
-    return merged
+    if newer.num_rows and older.num_rows:
+        return merge_small(layout, (older, newer), oldest)
+    merged = newer if newer.num_rows else older
+    return _without_zeros(merged) if layout.kind is Kind.BAG or oldest else merged
 
 
 def _consolidated(layout: Layout, run: Run) -> Run:
@@ -252,16 +257,40 @@ def write_run(run: Run, path: Path, schema: pa.Schema) -> Run:
     """Write the run's file durably, and return the run as mapped from it."""
     stored = pa.schema([("code", pa.uint64()), ("weight", pa.int64()), *_positional(schema)])
     columns = [pa.array(run.codes), pa.array(run.weights), *run.rows.columns]
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, stored) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=stored))
-    body = sink.getvalue()
     with open(path, "wb") as file:
-        file.write(_HEADER.pack(_MAGIC, zlib.crc32(body), body.size))
-        file.write(body)
+        file.write(bytes(_HEADER.size))
+        body = _Summed(file)
+        with pa.ipc.new_file(pa.PythonFile(body, mode="w"), stored) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=stored))
+        file.seek(0)
+        file.write(_HEADER.pack(_MAGIC, body.crc, body.size))
         file.flush()
         os.fsync(file.fileno())
     return _mapped(path, schema)
+
+
+class _Summed:
+    """What Arrow writes a run's body to: a file, with the body's checksum and length."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.crc = self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.crc = zlib.crc32(data, self.crc)
+        self.size += len(memoryview(data).cast("B"))
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        """The run's writer closes the file."""
 
 
 def open_run(path: Path, schema: pa.Schema) -> Run:

@@ -1,9 +1,9 @@
 """A spine: an immutable tuple of runs, newest last, merged geometrically like an LSM tree.
 
 Inserting makes a new tuple; who holds an old one keeps seeing the old state (SEMANTICS 20). Policy:
-a run is merged into its elder neighbour while that is less than `_RATIO` times as large. Small
-merges happen at once; a large one is a `Merge`, worked off in slices of a few milliseconds while
-its two runs stay in place (SEMANTICS 31).
+a run is merged into its elder neighbour when that is less than `_RATIO` times as large. The small
+runs of small steps are joined at once, `_SMALL_RUNS` at a time; a larger merge is a `Merge`, worked
+off in slices of a few milliseconds while its two runs stay in place (SEMANTICS 31).
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from compaction.runs import (
     make_run,
     merge_in_slices,
     merge_runs,
+    merge_small,
 )
 
 _RATIO = 4
 _SMALL_ROWS = 8_192
-_RUNS_MAX = 12
+_SMALL_RUNS = 7
+_RUNS_MAX = 16
 _SORT_QUERIES = 512
 
 
@@ -67,21 +69,22 @@ class Spine:
         return replace(self, runs=(*self.runs, run)) if run.num_rows else self
 
     def compacted(self) -> Spine:
-        """The spine with its small merges done; larger ones are left to `next_merge`."""
-        runs = list(self.runs)
-        while len(runs) > 1 and _unbalanced(runs[-2], runs[-1]):
-            if runs[-2].num_rows + runs[-1].num_rows > _SMALL_ROWS:
-                break
-            newer, older = runs.pop(), runs.pop()
-            merged = merge_runs(self.layout, newer, older, not runs)
-            if merged.num_rows:
-                runs.append(merged)
-        return self if len(runs) == len(self.runs) else replace(self, runs=tuple(runs))
+        """The spine with its newest, small runs made one, once there are enough of them; larger
+        merges are left to `next_merge`."""
+        rows, first = 0, len(self.runs)
+        while first and rows + self.runs[first - 1].num_rows <= _SMALL_ROWS:
+            first -= 1
+            rows += self.runs[first].num_rows
+        if len(self.runs) - first < _SMALL_RUNS:
+            return self
+        merged = merge_small(self.layout, self.runs[first:], oldest=not first)
+        return replace(self, runs=(*self.runs[:first], *((merged,) if merged.num_rows else ())))
 
     def next_merge(self) -> int | None:
         """The place of the elder of two runs that should be merged; None when all is in order."""
         for i in range(len(self.runs) - 2, -1, -1):
-            if _unbalanced(self.runs[i], self.runs[i + 1]):
+            older, newer = self.runs[i].num_rows, self.runs[i + 1].num_rows
+            if older + newer > _SMALL_ROWS and older < _RATIO * newer:
                 return i
         return len(self.runs) - 2 if len(self.runs) > _RUNS_MAX else None
 
@@ -201,28 +204,22 @@ def _plain(schema: pa.Schema) -> list[pa.Field]:
     return [pa.field(f"c{i}", field.type) for i, field in enumerate(schema)]
 
 
-def _unbalanced(older: Run, newer: Run) -> bool:
-    return older.num_rows < _RATIO * newer.num_rows
-
-
 def _taken(found: Found, index: Int64s) -> Found:
     return Found(found.query[index], found.rows.take(pa.array(index)), found.weights[index])
 
 
 def _matches(layout: Layout, run: Run, codes: Codes, keys: Sequence[pa.Array]) -> Found | None:
     """The run's rows whose key equals a query's, tombstones included; None: no row."""
-    low = run.codes.searchsorted(codes, "left")
-    top = codes if layout.kind is Kind.MAP else codes | ROW_MASK
-    counts = run.codes.searchsorted(top, "right") - low
-    total = int(counts.sum())
-    if not total:
-        return None
     if len(codes) == 1:
-        start = int(low[0])
-        query = np.zeros(total, np.int64)
-        rows, weights = run.rows.slice(start, total), run.weights[start : start + total]
+        start, stop = _range(layout, run.codes, codes)
+        if start == stop:
+            return None
+        query = np.zeros(stop - start, np.int64)
+        rows, weights = run.rows.slice(start, stop - start), run.weights[start:stop]
     else:
-        query, place = expand(low, counts, total)
+        query, place = _places(layout, run.codes, codes)
+        if not len(query):
+            return None
         rows, weights = run.rows.take(pa.array(place)), run.weights[place]
     equal = _verified(layout, rows, query, keys)
     found = Found(query, rows, weights)
@@ -230,6 +227,29 @@ def _matches(layout: Layout, run: Run, codes: Codes, keys: Sequence[pa.Array]) -
         return found
     kept = np.flatnonzero(equal)
     return _taken(found, kept) if len(kept) else None
+
+
+def _range(layout: Layout, stored: Codes, codes: Codes) -> tuple[int, int]:
+    """Where the one code's rows begin and end."""
+    start = int(stored.searchsorted(codes, "left")[0])
+    top = codes if layout.kind is Kind.MAP else codes | ROW_MASK
+    if start == len(stored) or stored[start] > top[0]:
+        return start, start
+    return start, int(stored.searchsorted(top, "right")[0])
+
+
+def _places(layout: Layout, stored: Codes, codes: Codes) -> tuple[Int64s, Int64s]:
+    """(query, place) of every stored row whose code fits."""
+    low = stored.searchsorted(codes, "left")
+    top = codes if layout.kind is Kind.MAP else codes | ROW_MASK
+    hit = np.flatnonzero((low < len(stored)) & (stored[np.minimum(low, len(stored) - 1)] <= top))
+    low = low[hit]
+    after = low + 1
+    if not ((after < len(stored)) & (stored[np.minimum(after, len(stored) - 1)] <= top[hit])).any():
+        return hit, low
+    counts = stored.searchsorted(top[hit], "right") - low
+    query, place = expand(low, counts, int(counts.sum()))
+    return hit[query], place
 
 
 def expand(low: Int64s, counts: Int64s, total: int) -> tuple[Int64s, Int64s]:

@@ -55,6 +55,7 @@ class Graph:
         self._operators = compiler.operators
         self._slots = compiler.slots
         self._checks = compiler.checks
+        self._arranged: list[Arranged] = [*self.inputs.values(), *compiler.arranged]
         arrangements = [
             *(table.arrangement for table in self.inputs.values()),
             *compiler.arrangements,
@@ -80,6 +81,8 @@ class Graph:
             arrangement.commit()
         for check in self._checks:
             check.commit()
+        for arranged in self._arranged:
+            arranged.keyed = arranged.unkeyed = None
 
     def merge(self, budget_s: float) -> bool:
         """Do some of the merging owed, at most about `budget_s`; whether any is left."""
@@ -122,6 +125,10 @@ class _Compiler:
         self._view: list[Checked] = []
         for plan in plans.values():
             self._compile_view(plan)
+
+    @property
+    def arranged(self) -> list[Arranged]:
+        return list(self._arranged.values())
 
     def _compile_view(self, plan: p.ViewPlan) -> None:
         slot = self._node(plan.root)

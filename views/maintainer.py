@@ -149,8 +149,11 @@ class Maintainer:
         hold = not cuts.exact(cut)
         stand = self._reached(cut, cuts)
         deltas = {topic: self._graph.inputs[topic].stage(found) for topic, found in changes.items()}
+        del changes
         slots = self._graph.run(deltas)
+        del deltas
         self._publisher.step(slots, stand, cut.commit_us, hold)
+        del slots
         self._graph.commit()
         loaded, self._stand, self._dirty = self._stand is None, stand, True
         self._graph.merge(max(_MERGE_S, _MERGE_SHARE * (time.monotonic() - began_s)))

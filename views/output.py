@@ -17,7 +17,8 @@ import pyarrow as pa
 from cdc.changes import ChangeBatch, D, Int64s, U
 from cdc.errors import ViewError
 from cdc.schema import TableSchema
-from compaction.runs import Codes, Kind, Layout, make_run
+from compaction.equality import equal_exactly
+from compaction.runs import Kind, Layout, make_run
 from views.arrangements import Arrangement, Keyed, distinct_keys
 from views.delta import Delta, concat_deltas
 from views.failures import Checked
@@ -169,24 +170,44 @@ def per_key(delta: Delta, layout: Layout, plan: ViewPlan) -> KeyChanges:
     """The delta as one record per key. Raises ViewError when a key would have two rows."""
     keys = layout.keys(delta.rows)
     hashes = layout.hashes(keys, delta.num_rows)
-    if delta.num_rows > 1 and not _all_new(hashes, delta.weights):
+    groups = group_rows(hashes, keys)
+    if len(groups) < delta.num_rows:
+        updated = _updates(delta, groups)
+        if updated is not None:
+            return updated
         run = make_run(layout, layout.codes(hashes, delta.rows), delta.weights, delta.rows)
         delta = Delta(run.rows, run.weights)
         keys = layout.keys(delta.rows)
-        hashes = layout.hashes(keys, delta.num_rows)
+        groups = group_rows(layout.hashes(keys, delta.num_rows), keys)
     weights = delta.weights
     if (weights > 1).any():
         twice = delta.rows.slice(int(np.argmax(weights > 1)), 1).to_pylist()
         raise _duplicate(plan, twice * 2)
     gone = np.flatnonzero(weights < 0)
     if delta.num_rows > 1:
-        gone = _one_row_per_key(delta, group_rows(hashes, keys), plan)
+        gone = _one_row_per_key(delta, groups, plan)
     return KeyChanges(_rows(delta, np.flatnonzero(weights > 0)), _rows(delta, gone))
 
 
-def _all_new(hashes: Codes, weights: Int64s) -> bool:
-    """Whether nothing can cancel: only additions, or a key hash of its own for every row."""
-    return bool((weights > 0).all()) or len(np.unique(hashes)) == len(hashes)
+def _updates(delta: Delta, groups: Groups) -> KeyChanges | None:
+    """The common case without hashing whole rows: each key has one row, or one that goes and one
+    that comes. None: it is not that case."""
+    sizes = np.diff(groups.starts, append=delta.num_rows)
+    if sizes.max() > 2 or (np.abs(delta.weights) != 1).any():
+        return None
+    pairs = groups.starts[sizes == 2]
+    first, second = groups.order[pairs], groups.order[pairs + 1]
+    if (delta.weights[first] + delta.weights[second]).any():
+        return None
+    here, there = delta.rows.take(pa.array(first)), delta.rows.take(pa.array(second))
+    same = equal_exactly(here.columns, there.columns)
+    came = np.where(delta.weights[first] > 0, first, second)
+    came = came[:0] if same is None else came[~same]
+    alone = groups.order[groups.starts[sizes == 1]]
+    gained = delta.weights[alone] > 0
+    return KeyChanges(
+        _rows(delta, np.concatenate([alone[gained], came])), _rows(delta, alone[~gained])
+    )
 
 
 def _one_row_per_key(delta: Delta, groups: Groups, plan: ViewPlan) -> Int64s:
