@@ -31,6 +31,7 @@ Bools = npt.NDArray[np.bool_]
 PAD = bytes(64)
 """What stands behind the last message of a buffer."""
 
+_SHORT_BYTES = 4096
 _FEW = 12
 """Up to here slicing in Python is cheaper than Arrow's fixed costs."""
 
@@ -148,7 +149,9 @@ def text(slices: Slices) -> pa.Array:
 def is_ascii(array: pa.Array) -> bool:
     """Whether a string or binary array (offset 0) holds ASCII only."""
     data = array.buffers()[2]
-    return data is None or len(data) == 0 or int(np.frombuffer(data, np.int8).min()) >= 0
+    if data is None or len(data) < _SHORT_BYTES:
+        return data is None or data.to_pybytes().isascii()
+    return int(np.frombuffer(data, np.int8).min()) >= 0
 
 
 def strings_of(characters: Bytes, lengths: Int64s, valid: Bools | None) -> pa.Array:
