@@ -229,7 +229,8 @@ def _duplicate(plan: ViewPlan, rows: list[dict[str, object]]) -> ViewError:
 
 def _two_rows(plan: ViewPlan, rows: list[dict[str, object]]) -> str:
     key = ", ".join(plan.output.key) or "[]"
-    return f"two rows have one key ({key}): {rows[0]} and {rows[-1]}"
+    first, *_, last = sorted(map(str, rows))
+    return f"two rows have one key ({key}): {first} and {last}"
 
 
 def _tuples(keys: Sequence[pa.Array], count: int) -> list[tuple[object, ...]]:

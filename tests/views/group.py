@@ -73,7 +73,7 @@ class Shop:
         self.tables: Tables = {topic: {} for topic in TABLES}
         self.position = 0
 
-    def commit(self, count: int, keys: int = 40) -> None:
+    def commit(self, count: int, keys: int = 40, incomplete: tuple[str, ...] = ()) -> None:
         """One transaction of `count` random changes."""
         self.position += 1
         changes = random_changes(self._rng, keys, count)
@@ -86,6 +86,7 @@ class Shop:
             Vector.of({"shop": Lsn(self.position)}),
             txn_seq=self.position,
             commit_us=self.position,
+            incomplete=incomplete,
         )
         self._producer.append(batches, [frontier])
 
@@ -139,10 +140,18 @@ class Watcher:
         """Every view reflects the source's position."""
         deadline_s = time.monotonic() + DEADLINE_S
         names = [f"view.{name}" for name in self._views]
-        while not all(self._reached(name, position) for name in names):
+        while not self.is_at(position):
             assert time.monotonic() < deadline_s, f"not at {position} in time"
             assert group is None or group.is_alive, group.stop()
             self._reader.wait(names, 0.2)
+
+    def is_at(self, position: int) -> bool:
+        """Whether every view reflects the source's position."""
+        return all(self._reached(f"view.{name}", position) for name in self._views)
+
+    def count(self, topic: str) -> int:
+        """How many records ever stood in the topic."""
+        return sum(self._reader.end_offsets(topic))
 
     def _reached(self, name: str, position: int) -> bool:
         frontier = self._reader.newest_frontier(name)
