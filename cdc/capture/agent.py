@@ -60,6 +60,9 @@ def run_capture(
     reader = log.reader()
     try:
         _Agent(source, producer, reader, config, stop, report, partitions).run()
+    except SourceError:
+        producer.append([])  # a successor takes the slot from us: then Fenced is the reason
+        raise
     finally:
         source.close()
         reader.close()

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pyarrow as pa
+
+from cdc.changes import column_value
 from cdc.errors import SchemaChanged
 from cdc.postgres.catalog import PgTable
 from cdc.postgres.messages import Relation
@@ -48,7 +51,20 @@ def evolved(
             f"it was rewritten while {', '.join(added)} was added: rows have values that the "
             "server does not send",
         )
+    for column in columns:
+        _require_readable(known.name, column)
     return replace(current, columns=columns, version=known.version + 1)
+
+
+def _require_readable(table: str, column: Column) -> None:
+    """Readers must be able to fill older records with the default."""
+    if column.missing is None:
+        return
+    try:
+        column_value(column, column.missing)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        what = f"{column.name} was added with a default that older records cannot be given"
+        raise _changed(table, f"{what}: {column.missing}") from error
 
 
 def _renamed(known: TableSchema, current: TableSchema, names: tuple[str, ...]) -> bool:
