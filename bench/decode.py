@@ -141,8 +141,11 @@ def fields(g: int, *, binary: bool) -> list[bytes | None]:
 def numeric(cents: int) -> bytes:
     """numeric_send of cents / 100."""
     whole, behind = divmod(cents, 100)
-    digits = [whole // 10_000, whole % 10_000, behind * 100]
-    weight = 1
+    digits, weight = [behind * 100], -1
+    while whole:
+        whole, digit = divmod(whole, 10_000)
+        digits.insert(0, digit)
+        weight += 1
     while digits and digits[0] == 0:
         del digits[0]
         weight -= 1

@@ -125,7 +125,8 @@ def decode(
 @dataclass(frozen=True, eq=False)
 class _Frame:
     """The payloads as one buffer. Per message: where its body begins (its kind byte), where it
-    ends, its kind, its transaction. `opened`: a transaction was open at the start."""
+    ends, its kind, its transaction, and how many transactions are open behind it (0 or 1).
+    `opened`: one was open at the start."""
 
     payloads: Sequence[bytes]
     buffer: Bytes
@@ -133,6 +134,7 @@ class _Frame:
     ends: Int64s
     kinds: Bytes
     txn: Int64s
+    depth: Int64s
     opened: bool
 
     def malformed(self, index: int, what: str) -> Exception:
@@ -149,25 +151,19 @@ def _frame(payloads: Sequence[bytes], still_open: Open | None) -> _Frame:
     kinds = buffer[body]
     begins = kinds == _BEGIN
     opened = still_open is not None
-    txn = begins.cumsum() - (0 if opened else 1)
-    frame = _Frame(payloads, buffer, body, ends, kinds, txn, opened)
-    _require_brackets(frame, begins)
+    begun = begins.cumsum()
+    depth = begun - (kinds == _COMMIT).cumsum() + int(opened)
+    frame = _Frame(payloads, buffer, body, ends, kinds, begun - (not opened), depth, opened)
+    _require_brackets(frame)
     return frame
 
 
-def _require_brackets(frame: _Frame, begins: Bools) -> None:
+def _require_brackets(frame: _Frame) -> None:
     """Begin and Commit alternate, and rows stand between them."""
-    marks = np.flatnonzero(begins | (frame.kinds == _COMMIT))
-    is_begin = begins[marks]
-    expected_begin = np.ones(len(marks), np.bool_)
-    if len(marks):
-        expected_begin[0] = not frame.opened
-        expected_begin[1:] = ~is_begin[:-1]
-    if not np.array_equal(is_begin, expected_begin):
-        bad = int(marks[int((is_begin != expected_begin).argmax())])
-        raise frame.malformed(bad, "Begin or Commit out of order")
-    inside = begins.cumsum() + int(frame.opened) > (frame.kinds == _COMMIT).cumsum()
-    outside = (_OPS[frame.kinds] != 0) & ~inside
+    out_of_order = (frame.depth < 0) | (frame.depth > 1)
+    if ragged.some(out_of_order):
+        raise frame.malformed(int(out_of_order.argmax()), "Begin or Commit out of order")
+    outside = (_OPS[frame.kinds] != 0) & (frame.depth == 0)
     if ragged.some(outside):
         raise frame.malformed(int(outside.argmax()), "a row outside of a transaction")
 
@@ -181,7 +177,7 @@ def _spans(
     """Ranges of messages within which every table has one definition; parses the controls."""
     rare = (_OPS[frame.kinds] == 0) & (frame.kinds != _BEGIN) & (frame.kinds != _COMMIT)
     start = 0
-    for index in np.flatnonzero(rare).tolist():
+    for index in rare.nonzero()[0].tolist():
         body = frame.payloads[index][_HEADER_BYTES:]
         message = messages.parse(body, where=f"message {index}")
         controls.append((index, message))
@@ -215,7 +211,7 @@ def _span_rows(
     frame: _Frame, tables: Mapping[int, TableDecoder | None], start: int, stop: int
 ) -> Iterator[_Rows]:
     """Each table's rows among the messages start .. stop."""
-    index = np.flatnonzero(_OPS[frame.kinds[start:stop]]) + start
+    index = _OPS[frame.kinds[start:stop]].nonzero()[0] + start
     if not len(index):
         return
     body = frame.body[index]
@@ -238,7 +234,7 @@ def _by_table(oids: Int64s, index: Int64s) -> Iterator[tuple[int, Int64s]]:
         return
     order = np.argsort(oids, kind="stable")
     ordered = oids[order]
-    cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    cuts = (ordered[1:] != ordered[:-1]).nonzero()[0] + 1
     for part in np.split(order, cuts):
         yield int(oids[part[0]]), index[part]
 
@@ -333,7 +329,7 @@ class _Begins:
 
 
 def _begins(frame: _Frame, still_open: Open | None) -> _Begins:
-    index = np.flatnonzero(frame.kinds == _BEGIN)
+    index = (frame.kinds == _BEGIN).nonzero()[0]
     at = frame.body[index]
     _require_length(frame, index, 21)
     final_lsn = ragged.gather_int64(frame.buffer, at + 1, ">i8")
@@ -350,7 +346,7 @@ def _begins(frame: _Frame, still_open: Open | None) -> _Begins:
 
 
 def _commits(frame: _Frame) -> Commits:
-    index = np.flatnonzero(frame.kinds == _COMMIT)
+    index = (frame.kinds == _COMMIT).nonzero()[0]
     if not len(index):
         return _NO_COMMITS
     _require_length(frame, index, 26)
@@ -391,13 +387,14 @@ def _ordinals(
         if isinstance(message, Truncate):
             weight[index + 1] = len(message.relations)
     total = weight.cumsum()
-    begins = np.flatnonzero(frame.kinds == _BEGIN)
+    begins = (frame.kinds == _BEGIN).nonzero()[0]
     base = total[begins]
     first = -(still_open.next_ordinal if still_open else 0)
     bases = np.concatenate([[first], base]) if frame.opened else np.concatenate([base, [0]])
     # A message before the first transaction has number −1: the 0 at the end.
-    own = bases[frame.txn]
-    return total - np.append(own, own[-1])
+    total[:-1] -= bases[frame.txn]
+    total[-1] -= bases[frame.txn[-1]]
+    return total
 
 
 def _numbered(frame: _Frame, begins: _Begins, ordinals: Int64s, part: _Rows) -> TableRows:
@@ -420,16 +417,13 @@ def _numbered(frame: _Frame, begins: _Begins, ordinals: Int64s, part: _Rows) -> 
 def _placed(frame: _Frame, ordinals: Int64s, index: int, message: Control) -> Placed:
     header = frame.payloads[index]
     lsn = int.from_bytes(header[1:9], "big")
-    kinds = frame.kinds[:index]
-    commits = int((kinds == _COMMIT).sum())
-    inside = int((kinds == _BEGIN).sum()) + int(frame.opened) > commits
+    inside = bool(frame.depth[index])
     txn = int(frame.txn[index]) if inside else -1
     return Placed(index, txn, int(ordinals[index]) if inside else 0, lsn, message)
 
 
 def _still_open(frame: _Frame, begins: _Begins, ordinals: Int64s) -> Open | None:
-    commits = int((frame.kinds == _COMMIT).sum())
-    if len(begins.index) == commits:
+    if not frame.depth[-1]:
         return None
     return Open(
         int(begins.xid[-1]),
