@@ -7,6 +7,7 @@ import math
 import struct
 from collections.abc import Callable
 from decimal import Decimal
+from itertools import zip_longest
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from cdc.errors import BadData
 from cdc.postgres.types import binary_decodable
 from cdc.schema import DATE_INFINITY, TIMESTAMP_INFINITY
+from tests.fix_services import PostgresServer
 from tests.pg_wire import Connection, Reader, Slot, Table, copied, described, session
 
 BOUNDARIES: dict[str, list[str]] = {
@@ -186,6 +188,24 @@ def test_boundaries_in_every_form(pg_database: str, *, binary: bool) -> None:
         for number, column in enumerate(table.schema.columns):
             require_meaning(connection, table, column.name, copy.column(number))
         connection.execute(b"SELECT pg_drop_replication_slot('every_slot')")
+
+
+def test_boundaries_on_every_version(postgres_major: PostgresServer) -> None:
+    name = postgres_major.new_database()
+    with session(postgres_major.url(name)) as connection:
+        connection.execute(DEFINITIONS.encode())
+        chosen = {kind: list(v) for kind, v in BOUNDARIES.items() if kind not in TEXT_ONLY}
+        if connection.info.server_version < 170_000:
+            newer = ("infinity", "-infinity", "-9223372036854775808 microseconds")
+            chosen["interval"] = [v for v in chosen["interval"] if v not in newer]
+        table = make(connection, "every", list(chosen))
+        slot = Slot(connection, "every_slot", "p_every")
+        rows = [list(row) for row in zip_longest(*chosen.values())]
+        fill(connection, table, rows)
+        copy = require_equal(forms(connection, table, slot), table)
+        for number, column in enumerate(table.schema.columns):
+            require_meaning(connection, table, column.name, copy.column(number))
+    postgres_major.drop_database(name)
 
 
 def require_meaning(connection: Connection, table: Table, name: str, found: pa.Array) -> None:
