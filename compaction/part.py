@@ -71,7 +71,8 @@ def _one_round(
                 if worth_compacting(file.size(partition), last, policy):
                     before, after = file.compact(partition, policy, log.tombstone_retention_s, stop)
                     sizes[partition.place] = file.size(partition)
-                    logger.info("%s: %d records became %d", partition.place, before, after)
+                    level = logging.INFO if after < before else logging.DEBUG
+                    logger.log(level, "%s: %d records became %d", partition.place, before, after)
 
 
 def _pause(seconds: float, stop: Stop) -> None:
