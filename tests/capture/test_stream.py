@@ -130,7 +130,7 @@ def test_readers_see_whole_transactions_only(capture: Capture) -> None:
             capture.transaction(f"INSERT INTO l VALUES ({i}, 1)", f"INSERT INTO r VALUES ({i}, 1)")
         agent.caught_up()
     reader = capture.log.reader()
-    for _, frontier in reader.frontiers(SOURCE):  # type: ignore[attr-defined]
+    for _, frontier in reader.frontiers(SOURCE):
         if frontier.whole:
             ends = frontier.end_offsets
             assert ends[f"{SOURCE}.public.l"] == ends[f"{SOURCE}.public.r"]
