@@ -123,10 +123,10 @@ def make_run(layout: Layout, codes: Codes, weights: Int64s, rows: pa.RecordBatch
     return run if layout.kind is Kind.MAP else _without_zeros(run)
 
 
-def merge_runs(layout: Layout, newer: Run, older: Run, oldest: bool) -> Run:
-    """One run with the meaning of both. `oldest`: nothing lies below, so tombstones may go."""
-    pieces = list(merge_in_slices(layout, newer, older, oldest))
-    last = pieces[-1]
+def merge_runs(layout: Layout, runs: Sequence[Run], oldest: bool) -> Run:
+    """One run with the meaning of `runs` (from oldest to newest, at least one). `oldest`: nothing
+    lies below them, so tombstones may go."""
+    *_, last = merge_in_slices(layout, runs, oldest)
     assert last is not None
     return last
 
@@ -145,22 +145,24 @@ def merge_small(layout: Layout, runs: Sequence[Run], oldest: bool) -> Run:
 
 
 def merge_in_slices(
-    layout: Layout, newer: Run, older: Run, oldest: bool, slice_rows: int = _SLICE_ROWS
+    layout: Layout, runs: Sequence[Run], oldest: bool, slice_rows: int = _SLICE_ROWS
 ) -> Iterator[Run | None]:
     """The same merge, yielding None after every few milliseconds of work and the run at last.
 
-    1.  Cut the larger run every `slice_rows` rows, never inside one code, and the other alike.
-    2.  Merge slice by slice: the sort finds two ascending stretches, which timsort merges.
+    1.  Cut the largest run every so many rows, never inside one code, and the others alike, into
+        slices of about `slice_rows`.
+    2.  Merge slice by slice: the sort finds ascending stretches, which timsort merges.
     3.  Join the pieces column by column.
     """
     pieces = []
-    for (a, b), (c, d) in _cuts(newer, older, slice_rows):
-        piece = _merge_slice(layout, newer.slice(a, b), older.slice(c, d), oldest)
+    for ranges in _cuts(runs, slice_rows):
+        parts = [run.slice(*range_) for run, range_ in zip(runs, ranges, strict=True)]
+        piece = _merge_slice(layout, [part for part in parts if part.num_rows], oldest)
         if piece.num_rows:
             pieces.append(piece)
         yield None
     if len(pieces) <= 1:
-        yield pieces[0] if pieces else newer.slice(0, 0)
+        yield pieces[0] if pieces else runs[0].slice(0, 0)
         return
     codes = np.concatenate([p.codes for p in pieces])
     weights = np.concatenate([p.weights for p in pieces])
@@ -168,28 +170,27 @@ def merge_in_slices(
     for i in range(len(layout.schema)):
         yield None
         columns.append(pa.concat_arrays([p.rows.column(i) for p in pieces]))
-    yield Run(codes, weights, _batch(columns, layout.schema, len(codes)))
+    yield Run(codes, weights, pa.RecordBatch.from_arrays(columns, schema=layout.schema))
 
 
-def _cuts(
-    newer: Run, older: Run, slice_rows: int
-) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    larger = newer if newer.num_rows >= older.num_rows else older
-    at = codes = larger.codes[slice_rows::slice_rows]
-    ends_newer = [*newer.codes.searchsorted(codes, "left").tolist(), newer.num_rows]
-    ends_older = [*older.codes.searchsorted(at, "left").tolist(), older.num_rows]
-    a = c = 0
-    for b, d in zip(ends_newer, ends_older, strict=True):
-        if b > a or d > c:
-            yield (a, b), (c, d)
-        a, c = b, d
+def _cuts(runs: Sequence[Run], slice_rows: int) -> Iterator[list[tuple[int, int]]]:
+    """Per slice, each run's range of rows; slices without rows are left out."""
+    largest = max(runs, key=lambda run: run.num_rows)
+    share = largest.num_rows / max(1, sum(run.num_rows for run in runs))
+    every = max(1, int(slice_rows * share))
+    codes = largest.codes[every::every]
+    ends = [[*run.codes.searchsorted(codes, "left").tolist(), run.num_rows] for run in runs]
+    starts = [0] * len(runs)
+    for stops in zip(*ends, strict=True):
+        if any(stop > start for start, stop in zip(starts, stops, strict=True)):
+            yield list(zip(starts, stops, strict=True))
+        starts = list(stops)
 
 
-def _merge_slice(layout: Layout, newer: Run, older: Run, oldest: bool) -> Run:
-    if newer.num_rows and older.num_rows:
-        return merge_small(layout, (older, newer), oldest)
-    merged = newer if newer.num_rows else older
-    return _without_zeros(merged) if layout.kind is Kind.BAG or oldest else merged
+def _merge_slice(layout: Layout, parts: Sequence[Run], oldest: bool) -> Run:
+    if len(parts) > 1:
+        return merge_small(layout, parts, oldest)
+    return _without_zeros(parts[0]) if layout.kind is Kind.BAG or oldest else parts[0]
 
 
 def _consolidated(layout: Layout, run: Run) -> Run:
@@ -233,16 +234,6 @@ def _without_zeros(run: Run) -> Run:
     if run.weights.all():
         return run
     return run.take(np.flatnonzero(run.weights))
-
-
-def _batch(columns: list[pa.Array], schema: pa.Schema, count: int) -> pa.RecordBatch:
-    if columns:
-        return pa.RecordBatch.from_arrays(columns, schema=schema)
-    return empty_rows(schema).slice(0, 0) if not count else _no_columns(count)
-
-
-def _no_columns(count: int) -> pa.RecordBatch:
-    return pa.RecordBatch.from_struct_array(pa.array([{}] * count, pa.struct([])))
 
 
 def empty_rows(schema: pa.Schema) -> pa.RecordBatch:

@@ -1,15 +1,16 @@
 """A spine: an immutable tuple of runs, newest last, merged geometrically like an LSM tree.
 
 Inserting makes a new tuple; who holds an old one keeps seeing the old state (SEMANTICS 20). Policy:
-a run is merged into its elder neighbour when that is less than `_RATIO` times as large. The small
-runs of small steps are joined at once, `_SMALL_RUNS` at a time; a larger merge is a `Merge`, worked
-off in slices of a few milliseconds while its two runs stay in place (SEMANTICS 31).
+the small runs of small steps are joined at once, `_SMALL_RUNS` at a time. When there are more than
+`_LARGE_RUNS` larger ones, the newest are joined, as far back as sizes are alike (`next_merge`).
+Such a `Merge` is worked off in slices of a few milliseconds while its runs stay in place, and does
+not keep the runs after it from being merged meanwhile (SEMANTICS 31).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,10 +31,9 @@ from compaction.runs import (
     merge_small,
 )
 
-_RATIO = 4
 _SMALL_ROWS = 8_192
 _SMALL_RUNS = 7
-_RUNS_MAX = 16
+_LARGE_RUNS = 6
 _SORT_QUERIES = 512
 
 
@@ -71,22 +71,35 @@ class Spine:
     def compacted(self) -> Spine:
         """The spine with its newest, small runs made one, once there are enough of them; larger
         merges are left to `next_merge`."""
-        rows, first = 0, len(self.runs)
-        while first and rows + self.runs[first - 1].num_rows <= _SMALL_ROWS:
-            first -= 1
-            rows += self.runs[first].num_rows
+        first = self._first_small()
         if len(self.runs) - first < _SMALL_RUNS:
             return self
         merged = merge_small(self.layout, self.runs[first:], oldest=not first)
         return replace(self, runs=(*self.runs[:first], *((merged,) if merged.num_rows else ())))
 
-    def next_merge(self) -> int | None:
-        """The place of the elder of two runs that should be merged; None when all is in order."""
-        for i in range(len(self.runs) - 2, -1, -1):
-            older, newer = self.runs[i].num_rows, self.runs[i + 1].num_rows
-            if older + newer > _SMALL_ROWS and older < _RATIO * newer:
-                return i
-        return len(self.runs) - 2 if len(self.runs) > _RUNS_MAX else None
+    def _first_small(self) -> int:
+        """Where the newest, small runs begin, which `compacted` takes care of."""
+        rows, first = 0, len(self.runs)
+        while first and rows + self.runs[first - 1].num_rows <= _SMALL_ROWS:
+            first -= 1
+            rows += self.runs[first].num_rows
+        return first
+
+    def next_merge(self, after: int = 0) -> tuple[int, int] | None:
+        """The range of runs, from `after` on, that should become one; None when all is in order.
+
+        Once there are too many: the newest ones, back to the oldest run that is not larger than
+        all after it together. So a row is rewritten a logarithmic number of times.
+        """
+        stop = self._first_small()
+        if stop - after <= _LARGE_RUNS:
+            return None
+        rows, first = self.runs[stop - 1].num_rows, stop - 1
+        for i in range(stop - 2, after - 1, -1):
+            if self.runs[i].num_rows <= rows:
+                first = i
+            rows += self.runs[i].num_rows
+        return min(first, stop - 2), stop
 
     def lookup(self, hashes: Codes, keys: Sequence[pa.Array]) -> Found:
         """The rows of many keys at once. `hashes` are Layout.hashes of `keys`. NULL finds NULL.
@@ -149,9 +162,7 @@ class Spine:
             return Run(
                 np.zeros(0, np.uint64), np.zeros(0, np.int64), empty_rows(self.layout.schema)
             )
-        merged = self.runs[0]
-        for i, run in enumerate(self.runs[1:], 1):
-            merged = merge_runs(self.layout, run, merged, oldest=i == len(self.runs) - 1)
+        merged = merge_runs(self.layout, self.runs, oldest=True)
         if merged.weights.all():
             return merged
         return merged.take(np.flatnonzero(merged.weights))
@@ -160,9 +171,9 @@ class Spine:
 class Merge:
     """One large merge under way: `work` it until it is done, then `apply` it."""
 
-    def __init__(self, spine: Spine, at: int) -> None:
-        self._older, self._newer = spine.runs[at], spine.runs[at + 1]
-        self._slices = merge_in_slices(spine.layout, self._newer, self._older, oldest=at == 0)
+    def __init__(self, spine: Spine, first: int, stop: int) -> None:
+        self._runs = spine.runs[first:stop]
+        self._slices = merge_in_slices(spine.layout, self._runs, oldest=first == 0)
         self._merged: Run | None = None
 
     def work(self, budget_s: float) -> bool:
@@ -174,13 +185,23 @@ class Merge:
                 break
         return self._merged is not None
 
+    @property
+    def newest(self) -> Run:
+        return self._runs[-1]
+
+    def swap(self, same: Mapping[int, Run]) -> None:
+        """Its runs were replaced in the spine, by id(), by others of the same content."""
+        self._runs = tuple(same.get(id(run), run) for run in self._runs)
+
     def apply(self, spine: Spine) -> Spine:
-        """`spine` with both runs replaced; as it is, if they are not side by side any more."""
+        """`spine` with the merged runs replaced; as it is, if they do not stand in it any more."""
         assert self._merged is not None
-        for i in range(len(spine.runs) - 1):
-            if spine.runs[i] is self._older and spine.runs[i + 1] is self._newer:
+        size = len(self._runs)
+        for i in range(len(spine.runs) - size + 1):
+            here = spine.runs[i : i + size]
+            if all(a is b for a, b in zip(here, self._runs, strict=True)):
                 merged = (self._merged,) if self._merged.num_rows else ()
-                return replace(spine, runs=(*spine.runs[:i], *merged, *spine.runs[i + 2 :]))
+                return replace(spine, runs=(*spine.runs[:i], *merged, *spine.runs[i + size :]))
         return spine
 
 

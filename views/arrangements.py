@@ -32,7 +32,7 @@ class Arrangement:
         self.layout = layout
         self.old = Spine(layout)
         self.new = self.old
-        self._merge: Merge | None = None
+        self._merges: list[Merge] = []
 
     @property
     def is_empty(self) -> bool:
@@ -40,7 +40,7 @@ class Arrangement:
 
     @property
     def owes_merge(self) -> bool:
-        return self._merge is not None or self.old.next_merge() is not None
+        return bool(self._merges) or self.old.next_merge() is not None
 
     def stage(self, hashes: Codes, weights: Int64s, rows: pa.RecordBatch) -> None:
         """Add rows whose keys have `hashes` to the pending delta (may be called more than once).
@@ -58,25 +58,35 @@ class Arrangement:
             self.new = self.old = self.new.compacted()
 
     def merge(self, budget_s: float) -> bool:
-        """Work on the merge that is owed, about `budget_s`; whether anything is left to do."""
-        if self._merge is None:
-            at = self.old.next_merge()
-            if at is None:
-                return False
-            self._merge = Merge(self.old, at)
-        if self._merge.work(budget_s):
-            self.old = self.new = self._merge.apply(self.old)
-            self._merge = None
+        """Work on the merges that are owed, about `budget_s`; whether any is left to do."""
+        place = self.old.next_merge(self._under_way)
+        if place is not None:
+            self._merges.append(Merge(self.old, *place))
+        if not self._merges:
+            return False
+        # The newest merge is the smallest: it must not wait for one of a million rows.
+        if self._merges[-1].work(budget_s):
+            self.old = self.new = self._merges.pop().apply(self.old)
         return True
+
+    @property
+    def _under_way(self) -> int:
+        """How many of the oldest runs are being merged, or lie before such ones."""
+        if not self._merges:
+            return 0
+        newest = self._merges[-1].newest
+        return next((i + 1 for i, run in enumerate(self.old.runs) if run is newest), 0)
 
     def restore(self, runs: Sequence[Run]) -> None:
         """The state as a checkpoint had it."""
         self.old = self.new = Spine(self.layout, tuple(runs))
-        self._merge = None
+        self._merges = []
 
     def replace_runs(self, written: dict[int, Run]) -> None:
         """Swap runs, by id(), for the same runs mapped from files, where they are still in use."""
-        if any(id(run) in written for run in self.old.runs) and self._merge is None:
+        for merge in self._merges:
+            merge.swap(written)
+        if any(id(run) in written for run in self.old.runs):
             runs = tuple(written.get(id(run), run) for run in self.old.runs)
             self.old = self.new = Spine(self.layout, runs)
 

@@ -34,7 +34,7 @@ from views.recovery import resume
 from views.status import StatusFile
 
 _POLL_S = 0.25
-_MERGE_S = 0.005
+_MERGE_S = 0.004
 _MERGE_SHARE = 0.25
 
 
