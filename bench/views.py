@@ -32,7 +32,7 @@ from cdc.positions import Lsn, Vector
 from cdc.schema import Column, TableSchema
 from views.maintainer import maintain
 
-RUNS = 1
+RUNS = 3
 ORDERS_COUNT = 1_000_000
 CUSTOMERS_COUNT = 100_000
 BATCH_ROWS = 65_536

@@ -48,7 +48,7 @@ VIEWS: Views = {
 
 
 @pytest.mark.parametrize("hash_bits", [64, 4])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_incremental_equals_recomputed(hash_bits: int, seed: int) -> None:
     rng = random.Random(seed)
