@@ -153,11 +153,11 @@ def _sink(name: str, section: Section) -> SinkConfig | None:
     options = {key: section.text(key) for key in ("table", "schema") if key in section}
     section.ignore("table", "schema")
     inputs = section.texts("from", single=True)
-    if len(inputs) > 1 and "table" in options:
+    if len(inputs) > 1 and "{name}" not in options.get("table", "{name}"):
         section.note(
             "table",
             "`table` names one table, but this sink has several inputs",
-            "give each input a sink of its own, or leave `table` out",
+            'write a template, such as "{schema}_{name}", or give each input a sink of its own',
         )
     return SinkConfig(name, "sql", _url(section, ()), inputs, section.place, options)
 

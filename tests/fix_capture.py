@@ -31,7 +31,7 @@ from cdc.latest import latest_per_key
 from cdc.log.api import Log
 from cdc.log.open import open_log
 from cdc.positions import Lsn
-from cdc.postgres.catalog import read_tables
+from cdc.postgres.catalog import read_named
 from cdc.postgres.connection import connect
 from cdc.postgres.snapshot_worker import CopyTable, Range, copy_rows
 from cdc.postgres.source import PostgresSource
@@ -144,7 +144,7 @@ class Capture:
     def selected(self, table: str) -> pa.RecordBatch:
         """The table's rows now, by key, in the topic's types."""
         with connect(self.url) as connection:
-            found = read_tables(connection, [table])[table]
+            found = read_named(connection, [table])[table]
             schema = found.schema()
             copied = CopyTable(schema, found.quoted, {c.name: c.kind for c in found.columns})
             parts = list(copy_rows(connection, copied, Range(table, 0, None)))

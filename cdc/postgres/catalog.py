@@ -113,25 +113,35 @@ def server(connection: Connection) -> Server:
 
 
 def tables_matching(connection: Connection, patterns: Sequence[str]) -> list[str]:
-    """`schema.table` of every ordinary table that one of the globs matches, sorted."""
+    """`schema.table` of every ordinary table that one of the patterns matches, sorted. A pattern is
+    a name, or a glob; partitions are found by their names only."""
     rows = connection.execute(
-        "SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c "
+        "SELECT n.nspname || '.' || c.relname, c.relispartition FROM pg_catalog.pg_class c "
         "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition "
+        "WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' "
         "AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1"
     ).fetchall()
-    return [name for (name,) in rows if any(fnmatchcase(name, p) for p in patterns)]
+    return [
+        name
+        for name, is_partition in rows
+        if name in patterns or (not is_partition and any(fnmatchcase(name, p) for p in patterns))
+    ]
 
 
 def read_tables(connection: Connection, patterns: Sequence[str]) -> dict[str, PgTable]:
-    """The tables that the globs match, by name. A pattern that matches none is an error."""
+    """The tables that the patterns match, by name. A pattern that matches none is an error."""
     names = tables_matching(connection, patterns)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not (pattern in names or any(fnmatchcase(name, pattern) for name in names)):
             raise SourceError(
                 f"no table matches '{pattern}'", hint="write it as schema.table or schema.*"
             )
-    relations = connection.execute(_RELATIONS, (names,)).fetchall()
+    return read_named(connection, names)
+
+
+def read_named(connection: Connection, names: Sequence[str]) -> dict[str, PgTable]:
+    """The tables of exactly these names, by name; those that are not there are left out."""
+    relations = connection.execute(_RELATIONS, (list(names),)).fetchall()
     oids = [row[0] for row in relations]
     columns = _columns(connection, oids)
     keys = _keys(connection, oids)

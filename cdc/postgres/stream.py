@@ -19,7 +19,7 @@ from cdc.changes import Bools, ChangeBatch, D
 from cdc.errors import SchemaChanged
 from cdc.frontiers import Frontier
 from cdc.positions import Lsn
-from cdc.postgres.catalog import PgTable, read_tables
+from cdc.postgres.catalog import PgTable, read_named
 from cdc.postgres.changed_keys import filled_from_old, to_changes
 from cdc.postgres.connection import Connection
 from cdc.postgres.evolution import evolved
@@ -138,8 +138,9 @@ class PgStream:
     def _forget_filenodes(self, piece: Piece) -> None:
         """TRUNCATE gives a table a new file; that is no rewriting."""
         for name in piece.truncated:
-            fresh = read_tables(self._catalog, [name])
-            self._state.filenodes[name] = fresh[name].filenode
+            fresh = read_named(self._catalog, [name]).get(name)
+            if fresh is not None:
+                self._state.filenodes[name] = fresh.filenode
 
     def _on_relation(self, relation: Relation) -> TableDecoder | None:
         state = self._state
@@ -153,7 +154,7 @@ class PgStream:
                 where=name,
                 hint="rename it back, or capture it under its new name from a new snapshot",
             )
-        now = read_tables(self._catalog, [name]).get(name)
+        now = read_named(self._catalog, [name]).get(name)
         known = state.schemas[name]
         schema = evolved(relation, known, now, state.filenodes.get(name))
         if now is not None and now.oid == relation.oid and schema is not known:
