@@ -4,7 +4,7 @@ stream      a backlog of 1M rows in transactions of 1,000, into the embedded log
             `pg_recvlogical` to /dev/null on the same backlog (each on a slot of its own)
 snapshot    1M rows, from opening the source to the whole frontier, against COPY BINARY to
             /dev/null over the same connection method (psql)
-memory      peak resident memory of the agent, its workers included; also with one transaction of
+memory      peak memory (PSS) of the agent and its workers together; also with one transaction of
             2M rows
 
 A private Postgres with the settings of the tests; every side has one warm-up that does not count.
@@ -174,7 +174,7 @@ def _resident_mib(tree: psutil.Process) -> float:
     total = 0
     try:
         for process in (tree, *tree.children()):
-            total += process.memory_info().rss
+            total += process.memory_full_info().pss
     except psutil.NoSuchProcess:
         return 0.0
     return total / 2**20

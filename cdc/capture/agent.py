@@ -171,7 +171,7 @@ class _Agent:
         pieces = self.source.snapshot(names, PIECE_BYTES_MAX)
         with Feed(pieces, self._stopping) as feed:
             for group in feed.groups(self.config.max_log_transaction_bytes):
-                for piece in group:
+                for piece in _merged(group):
                     self._snapshot_piece(piece, before)
         return bool(self.frontier.positions)
 
@@ -365,6 +365,16 @@ class _Agent:
 
     def _stopping(self) -> bool:
         return self.stop()
+
+
+def _merged(group: Sequence[Piece]) -> list[Piece]:
+    """A snapshot's waiting pieces as one append: each costs a disk sync."""
+    parts = [piece for piece in group if not piece.whole]
+    rest = [piece for piece in group if piece.whole]
+    if not parts:
+        return rest
+    changes = tuple(change for piece in parts for change in piece.changes)
+    return [replace(parts[-1], changes=changes), *rest]
 
 
 def _placed(changes: ChangeBatch, base: int, shift: int) -> ChangeBatch:

@@ -57,11 +57,12 @@ class SnapshotPlan:
     position: Lsn
     tables: Mapping[str, PgTable]
     schemas: Mapping[str, TableSchema]
-    workers: int
 
 
 @dataclass
-class _Worker:
+class Worker:
+    """A process running snapshot_worker, and its pipes."""
+
     process: subprocess.Popen[bytes]
     stdin: BinaryIO
     stdout: BinaryIO
@@ -81,7 +82,7 @@ class SnapshotReader:
 
     plan: SnapshotPlan
     progress: Progress
-    _workers: list[_Worker] = field(default_factory=list)
+    workers: Sequence[Worker]
     _queue: queue.Queue[Any] = field(default_factory=lambda: queue.Queue(QUEUE_PIECES))
     _stopping: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -95,9 +96,10 @@ class SnapshotReader:
             for name, table in self.plan.tables.items()
         }
         assignment = pickle.dumps(Assignment(self.plan.url, self.plan.snapshot, tables))
-        for _ in range(self.plan.workers):
-            self._workers.append(_start_worker(assignment))
-        for worker in self._workers:
+        for worker in self.workers:
+            worker.stdin.write(assignment)
+            worker.stdin.flush()
+        for worker in self.workers:
             kind, body = _receive(worker)
             if kind != READY:
                 raise _error_of(kind, body)
@@ -109,7 +111,7 @@ class SnapshotReader:
         for part in cut_into_ranges(self.plan.tables.values()):
             ranges.put(part)
             count += 1
-        for worker in self._workers:
+        for worker in self.workers:
             thread = threading.Thread(target=self._move, args=(worker, ranges), daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -170,7 +172,7 @@ class SnapshotReader:
             tuple(held), 0, self.plan.position, 0, whole=False, incomplete=tuple(self.plan.tables)
         )
 
-    def _move(self, worker: _Worker, ranges: queue.SimpleQueue[Range]) -> None:
+    def _move(self, worker: Worker, ranges: queue.SimpleQueue[Range]) -> None:
         """One worker's thread: hand it ranges, and its rows to the queue."""
         try:
             while not self._stopping.is_set():
@@ -184,7 +186,7 @@ class SnapshotReader:
         except BaseException as error:
             self._put(error)
 
-    def _one_range(self, worker: _Worker, part: Range) -> None:
+    def _one_range(self, worker: Worker, part: Range) -> None:
         schema = self.plan.schemas[part.table].arrow
         while True:
             kind, body = _receive(worker)
@@ -206,8 +208,8 @@ class SnapshotReader:
         """End the workers, whatever they are doing."""
         self._stopping.set()
         with ExitStack() as ended:
-            for worker in self._workers:
-                ended.callback(_end, worker)
+            for worker in self.workers:
+                ended.callback(end_worker, worker)
         for thread in self._threads:
             thread.join()
 
@@ -222,20 +224,19 @@ def cut_into_ranges(tables: Sequence[PgTable] | Any) -> Iterator[Range]:
             yield Range(table.name, start, None if last else start + RANGE_PAGES)
 
 
-def _start_worker(assignment: bytes) -> _Worker:
+def launch_worker() -> Worker:
+    """A worker process without an assignment. Its start takes longer than making the slot, so
+    launch it before."""
     process = subprocess.Popen(
         [sys.executable, "-m", "cdc.postgres.snapshot_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     assert process.stdin is not None and process.stdout is not None
-    worker = _Worker(process, process.stdin, process.stdout)  # type: ignore[arg-type]
-    worker.stdin.write(assignment)
-    worker.stdin.flush()
-    return worker
+    return Worker(process, process.stdin, process.stdout)  # type: ignore[arg-type]
 
 
-def _receive(worker: _Worker) -> tuple[bytes, pa.Buffer]:
+def _receive(worker: Worker) -> tuple[bytes, pa.Buffer]:
     head = worker.stdout.read(HEAD.size)
     if len(head) < HEAD.size:
         raise SourceError(
@@ -261,7 +262,7 @@ def _error_of(kind: bytes, body: pa.Buffer) -> CdcError:
     return found
 
 
-def _end(worker: _Worker) -> None:
+def end_worker(worker: Worker) -> None:
     worker.process.kill()
     worker.process.wait()
     worker.stdout.close()

@@ -28,7 +28,13 @@ from cdc.postgres.connection import (
 )
 from cdc.postgres.pieces import BARRIER_PREFIX
 from cdc.postgres.receive import Receiver
-from cdc.postgres.snapshot import SnapshotPlan, SnapshotReader
+from cdc.postgres.snapshot import (
+    SnapshotPlan,
+    SnapshotReader,
+    Worker,
+    end_worker,
+    launch_worker,
+)
 from cdc.postgres.snapshot_worker import import_snapshot
 from cdc.postgres.stream import PgStream, TableState, start_command
 from cdc.postgres.toast import ToastStore, no_history
@@ -59,6 +65,7 @@ class PostgresSource:
         self._tables: dict[str, PgTable] = {}
         self._acknowledged: Lsn | None = None
         self._yielded: Lsn | None = None
+        self._workers: list[Worker] = []
 
     def check(self) -> list[Finding]:
         return check_source(self._config)
@@ -78,6 +85,8 @@ class PostgresSource:
         history: History | None = None,
     ) -> None:
         self._schemas, self._history = schemas or {}, history or no_history
+        if (frontier is None or not frontier.positions) and self._config.snapshot != "never":
+            self._launched()
         with source_errors(self._config.url):
             connection = self._catalog()
             server = self._server()
@@ -134,9 +143,8 @@ class PostgresSource:
                 import_snapshot(holder, exported)
                 chosen = self._locked(holder, tables, nodes)
             schemas = {name: self._schema(table) for name, table in chosen.items()}
-            workers = self._config.snapshot_workers if chosen else 0
-            plan = SnapshotPlan(url, exported, position, chosen, schemas, workers)
-            reader = SnapshotReader(plan, self.progress)
+            plan = SnapshotPlan(url, exported, position, chosen, schemas)
+            reader = SnapshotReader(plan, self.progress, self._launched() if chosen else ())
             try:
                 reader.start()
                 exporter.finish()
@@ -149,6 +157,12 @@ class PostgresSource:
             if exporter.status == pq.ConnStatus.OK:
                 exporter.finish()
             holder.close()
+
+    def _launched(self) -> list[Worker]:
+        """The workers of a snapshot, already starting."""
+        if not self._workers:
+            self._workers = [launch_worker() for _ in range(self._config.snapshot_workers)]
+        return self._workers
 
     def _create_slot(self, exporter: PGconn) -> tuple[Lsn, str]:
         name = self._config.slot
@@ -166,7 +180,7 @@ class PostgresSource:
         for name in tables:
             quoted = self._tables[name].quoted
             holder.execute(f"LOCK TABLE ONLY {quoted} IN ACCESS SHARE MODE".encode())
-        found = catalog.read_tables(holder, list(tables))
+        found = catalog.read_named(holder, list(tables))
         for name, table in found.items():
             if table.filenode != nodes[name]:
                 raise SourceError(
@@ -239,6 +253,9 @@ class PostgresSource:
         return dropped
 
     def close(self) -> None:
+        for worker in self._workers:
+            end_worker(worker)
+        self._workers = []
         if self._receiver is not None:
             self._receiver.close()
             self._receiver = None
