@@ -88,7 +88,14 @@ def start_kafka(folder: Path) -> Broker:
 
 def _format(java: list[str], properties: Path) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    tool = ["-Xmx128m", "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties)]
+    tool = [
+        "-Xmx128m",
+        "kafka.tools.StorageTool",
+        "format",
+        f"--cluster-id={cluster}",
+        "-c",
+        str(properties),
+    ]
     done = subprocess.run([*java, *tool], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ServerFailed(f"Kafka could not format its log:\n{done.stdout}{done.stderr}")
