@@ -88,11 +88,11 @@ def numeric_to_numeric(call: Call) -> Kernel:
     mod = typmod(call.sql_type)
     source = call.args[0].type
     if mod is not None and not _holds(source, mod):
-        return numeric.elementwise(call, lambda x: numeric.fitted(x, *mod))
+        return numeric.elementwise(call.type, lambda x: numeric.fitted(x, *mod))
     if call.type == NUMERIC_TEXT:
         return lambda args, rows: (_as_text_numeric(args[0]), None)
     if source == NUMERIC_TEXT:
-        return numeric.elementwise(call, lambda x: x)
+        return numeric.elementwise(call.type, lambda x: x)
     return lambda args, rows: (args[0].cast(call.type), None)
 
 

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from cdc.changes import Bools
 from cdc.schema import NUMERIC_TEXT
-from views import numeric
+from views import numeric, numeric_batches
 from views.arrays import Kernel, Result, Values, both_valid, build, failing, valid, values
+from views.numeric_batches import Batched
 from views.plan import Call, Constant
 
 Arith = Callable[[Values, Values, "np.iinfo[Any]"], tuple[Values, Bools]]
@@ -128,7 +129,7 @@ def exact(op: str) -> Callable[[Call], Kernel]:
 
     def factory(call: Call) -> Kernel:
         if plain is None or call.type == NUMERIC_TEXT:
-            return numeric.elementwise(call, _EXACT[op])
+            return numeric.elementwise(call.type, _EXACT[op], _BATCHED.get(op))
 
         def run(args: Sequence[pa.Array], rows: int) -> Result:
             result = plain(*args)
@@ -148,22 +149,31 @@ _EXACT: dict[str, Callable[[Decimal, Decimal], Decimal]] = {
 }
 
 
+_BATCHED: dict[str, Batched] = {
+    "+": numeric_batches.add,
+    "-": numeric_batches.subtract,
+    "*": numeric_batches.multiply,
+    "/": numeric_batches.divide,
+}
+
+
 def negate(call: Call) -> Kernel:
-    return _unary(call, np.negative, numeric.EXACT.minus, pc.negate)
+    return _unary(call, np.negative, numeric.EXACT.minus, numeric_batches.negate, pc.negate)
 
 
 def absolute(call: Call) -> Kernel:
-    return _unary(call, np.abs, Decimal.copy_abs, pc.abs)
+    return _unary(call, np.abs, Decimal.copy_abs, numeric_batches.absolute, pc.abs)
 
 
 def _unary(
     call: Call,
     on_numbers: Callable[[Values], Values],
     on_decimals: Callable[[Decimal], Decimal],
+    on_batches: Batched,
     on_decimal128: Callable[[pa.Array], pa.Array],
 ) -> Kernel:
     if call.type == NUMERIC_TEXT:
-        return numeric.elementwise(call, on_decimals)
+        return numeric.elementwise(call.type, on_decimals, on_batches)
     if pa.types.is_decimal(call.type):
         return lambda args, rows: (on_decimal128(args[0]), None)
     low = None if pa.types.is_floating(call.type) else np.iinfo(f"i{call.type.bit_width // 8}").min
@@ -206,7 +216,11 @@ def round_numeric(call: Call) -> Kernel:
     source = call.args[0].type
     if NUMERIC_TEXT in (call.type, source):
         rounding = _ROUNDINGS[call.name]
-        inner = numeric.elementwise(call, lambda x: numeric.rounded(x, digits, rounding))
+        inner = numeric.elementwise(
+            call.type,
+            lambda x: numeric.rounded(x, digits, rounding),
+            numeric_batches.rounding(call.name, digits),
+        )
         return lambda args, rows: inner(args[:1], rows)
     scale = call.type.scale
     wide = pa.decimal128(38, source.scale)

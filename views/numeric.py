@@ -1,4 +1,7 @@
-"""NUMERIC beyond decimal128, with Postgres's scale rules, on Python's decimal (libmpdec).
+"""NUMERIC beyond decimal128, with Postgres's scale rules.
+
+One row at a time on Python's decimal (libmpdec), which defines the results; whole batches by
+views.numeric_batches, which leaves what does not fit (NaN, infinities, very long numbers) to here.
 
 Postgres keeps a display scale with every value. Sums and differences take the larger scale,
 products the sum of both, exactly; a quotient gets at least 16 significant digits by
@@ -14,11 +17,17 @@ from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cdc.changes import Bools, Int64s
 from cdc.schema import NUMERIC_TEXT
-from views.arrays import Kernel, Result, storage
-from views.plan import Call
+from views import fixed, numeric_batches
+from views.arrays import Kernel, Result, both_valid, storage, wrap
+from views.fixed import Fixed
+from views.numeric_batches import Batched
+
+FEW = 128
+"""Up to so many rows Decimals are faster than Arrow's fixed costs."""
 
 INTEGER_DIGITS_MAX = 131072
 SCALE_MAX = 16383
@@ -142,26 +151,74 @@ def order_key(value: Decimal) -> tuple[int, Decimal]:
     return (1, Decimal(0)) if value.is_nan() else (0, value)
 
 
-def elementwise(call: Call, compute: Callable[..., Decimal]) -> Kernel:
-    """A kernel that computes each row of Decimals; a row that raises is flagged."""
+def elementwise(
+    kind: pa.DataType, compute: Callable[..., Decimal], batched: Batched | None = None
+) -> Kernel:
+    """A kernel of NUMERICs that gives `kind`; a row that raises is flagged.
+
+    `compute` takes one row's Decimals; `batched` does the same for whole batches, where it can.
+    """
 
     def run(args: Sequence[pa.Array], rows: int) -> Result:
-        columns = [decimals(a) for a in args]
-        out: list[Decimal | None] = [None] * rows
-        bad = np.zeros(rows, np.bool_)
-        for i, row in enumerate(zip(*columns, strict=True)):
-            if None in row:
-                continue
-            try:
-                out[i] = checked(compute(*row))
-            except Raises:
-                bad[i] = True
-        return _carried(out, bad, call.type)
+        if batched is None or rows <= FEW:
+            return _one_by_one(kind, compute, args)
+        operands = [fixed.read(a) for a in args]
+        batch = batched(*operands)
+        out = _carrier(batch.values, kind)
+        rest = left_over([batch.rest, *(o.rest for o in operands)], args)
+        if rest is None:
+            return out, batch.bad
+        index = pa.array(np.flatnonzero(rest))
+        late, late_bad = _one_by_one(kind, compute, [a.take(index) for a in args])
+        bad = np.zeros(rows, np.bool_) if batch.bad is None else batch.bad
+        if late_bad is not None:
+            bad[index.to_numpy()] = late_bad
+        return replaced(out, rest, late), bad if bad.any() else None
 
     return run
 
 
-def _carried(out: list[Decimal | None], bad: Bools, kind: pa.DataType) -> Result:
+def left_over(rests: Sequence[Bools | None], args: Sequence[pa.Array]) -> Bools | None:
+    """The rows that some operand or result left over and whose arguments all have values."""
+    given = [r for r in rests if r is not None]
+    if not given:
+        return None
+    ok = both_valid(*args)
+    rest: Bools = np.logical_or.reduce(given)
+    rest = rest if ok is None else rest & ok
+    return rest if rest.any() else None
+
+
+def replaced(array: pa.Array, rows: Bools, late: pa.Array) -> pa.Array:
+    """`array` with the values of `late` in the marked rows."""
+    plain = pc.replace_with_mask(storage(array), pa.array(rows), storage(late))
+    return wrap(plain, array.type)
+
+
+def _carrier(given: Fixed | pa.Array, kind: pa.DataType) -> pa.Array:
+    if not isinstance(given, Fixed):
+        return wrap(given, kind) if kind == NUMERIC_TEXT else given.cast(kind)
+    return wrap(fixed.text(given), kind) if kind == NUMERIC_TEXT else fixed.decimal(given, kind)
+
+
+def _one_by_one(
+    kind: pa.DataType, compute: Callable[..., Decimal], args: Sequence[pa.Array]
+) -> Result:
+    columns = [decimals(a) for a in args]
+    out: list[Decimal | None] = [None] * len(columns[0])
+    bad = np.zeros(len(out), np.bool_)
+    for i, row in enumerate(zip(*columns, strict=True)):
+        if None in row:
+            continue
+        try:
+            out[i] = checked(compute(*row))
+        except Raises:
+            bad[i] = True
+    return carried(out, bad, kind)
+
+
+def carried(out: list[Decimal | None], bad: Bools, kind: pa.DataType) -> Result:
+    """Decimals as `kind`; decimal128 has no NaN, so such a row is flagged."""
     if kind != NUMERIC_TEXT:
         for i, value in enumerate(out):
             if value is not None and not value.is_finite():
@@ -175,11 +232,8 @@ def finish_avg(sums: pa.Array, counts: Int64s) -> pa.Array:
     `sums`: int64, decimal128 or NUMERIC_TEXT, null for a group without a non-null value, which
     gives NULL. The average of floats is double precision in Postgres: divide those yourself.
     """
-    averages = [
-        None if total is None or not count else divide(total, Decimal(int(count)))
-        for total, count in zip(decimals(sums), counts.tolist(), strict=True)
-    ]
-    return from_decimals(averages, NUMERIC_TEXT)
+    divisors = pa.array(counts, mask=counts == 0)
+    return _AVERAGE([sums, divisors], len(sums))[0]
 
 
 def _infinite_quotient(a: Decimal, b: Decimal) -> Decimal:
@@ -204,3 +258,6 @@ def _leading(value: Decimal) -> tuple[int, int]:
     weight = place // _BASE_DIGITS
     first = EXACT.scaleb(value.copy_abs(), -weight * _BASE_DIGITS)
     return weight, int(first)
+
+
+_AVERAGE = elementwise(NUMERIC_TEXT, divide, numeric_batches.divide)
