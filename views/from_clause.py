@@ -41,10 +41,14 @@ class Opened:
         """All items joined, and filtered by the conjuncts of WHERE."""
         self._where = list(where)
         group = Group([Member(self.items[0], self.first)])
-        for join, planned, on in zip(self.joins, self.items[1:], self.conditions, strict=True):
+        sides = [join.side for join in self.joins]
+        steps = zip(self.joins, self.items[1:], self.conditions, strict=True)
+        for at, (join, planned, on) in enumerate(steps):
             member = Member(planned, join.this)
             if join.side == "LEFT":
-                left = self._finished(group)
+                # A RIGHT JOIN to come extends the left side with NULLs: WHERE holds above it only.
+                free = "RIGHT" not in sides[at:]
+                left = self._finished(group) if free else inner_joins(self.text, group)
                 group = Group([Member(left_join(self.text, left, member, on), join)])
             elif join.side == "RIGHT":
                 left = inner_joins(self.text, group)

@@ -8,6 +8,7 @@ whose column names never collide; the planner qualifies them).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +42,11 @@ class Constant:
     value: object
     sql_type: str
     type: pa.DataType
+
+    def __post_init__(self) -> None:
+        # One NaN, which is itself: expressions over it are equal then.
+        if self.value != self.value:
+            object.__setattr__(self, "value", math.nan)
 
 
 @dataclass(frozen=True)

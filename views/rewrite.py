@@ -147,6 +147,8 @@ def _pruned_join(node: Join, needed: frozenset[str]) -> Join:
 
 def _pruned_aggregate(node: Aggregate, needed: frozenset[str]) -> Aggregate:
     calls = tuple(c for c in node.calls if c.name in needed)
+    if not node.group and not calls:
+        calls = node.calls[:1]
     read = frozenset(node.group) | columns_of(*(c.arg for c in calls))
     keep = {*node.group, *(c.name for c in calls)}
     columns = tuple(c for c in node.columns if c.name in keep)

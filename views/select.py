@@ -265,6 +265,8 @@ class _Select:
                     fold(node.args["alias"]) if isinstance(node, exp.Alias) else _named(text, node)
                 )
                 out.append(Item(name, inner))
+        if not out:
+            raise text.refused(self.node, "a SELECT without columns is not supported")
         return out
 
     def _plain_star(self, node: exp.Expr) -> None:
