@@ -49,6 +49,10 @@ class Store(Protocol):
     """How long to leave the store alone after a write, as a multiple of the write's time."""
     row_lock: str
     """What to append to a SELECT so that it locks its rows."""
+    name_bytes_max: int
+    """Longer names of tables and columns are cut or refused by the store."""
+    folds_case: bool
+    """Whether names that differ in case only are the same, even quoted."""
 
     def type_name(self, column: Column) -> str: ...
 

@@ -8,8 +8,8 @@ A transaction of `apply`:
 
 `open` raises the epoch, so whoever had the sink before fails at 1 or 3. A process that opens
 again, after an error, does not take the sink back from a newer owner: the row names the owner, and
-one that was replaced stays so. A reload (SinkCut.replace)
-gathers its rows in tables `<table>__cdc_new` and exchanges all rows in its last transaction.
+one that was replaced stays so. A reload (SinkCut.replace) gathers its rows in tables beside the
+live ones (targets.shadow_of) and exchanges all rows in its last transaction.
 """
 
 from __future__ import annotations
@@ -26,10 +26,16 @@ from cdc.errors import CdcError, Fenced
 from cdc.schema import Column
 from cdc.source import Finding
 from sinks.api import InputChanges, QueryResult, SinkCut, SinkInput, SinkPosition
+from sinks.ownership import Owned, owned_tables, record_own, require_own
 from sinks.session import Session, Store, quoted_table
-from sinks.targets import BOOKKEEPING, Target, missing_columns, targets_of
-
-SHADOW = "__cdc_new"
+from sinks.targets import (
+    BOOKKEEPING,
+    Target,
+    missing_columns,
+    require_names,
+    shadow_of,
+    targets_of,
+)
 
 
 class SqlSink:
@@ -58,9 +64,12 @@ class SqlSink:
         try:
             targets = self._targets_of(inputs)
             with self._store.reading() as session:
+                kept = session.columns(self._schema_name, BOOKKEEPING)
+                owned = owned_tables(session, self._bookkeeping) if kept else {}
                 for target in targets:
                     found = session.columns(self._schema_name, target.table)
                     if found:
+                        require_own(session, self._name, owned, target, self._place(target))
                         missing_columns(target, found, self._store.type_name)
         except CdcError as error:
             return [Finding("error", where, str(error.what), error.hint)]
@@ -74,9 +83,11 @@ class SqlSink:
         with self._store.session() as session:
             self._make_bookkeeping(session)
             self._epoch, text = self._take_over(session)
-            made = [self._make_table(session, target) for target in targets]
+            owned = owned_tables(session, self._bookkeeping)
+            made = [self._make_table(session, target, owned) for target in targets]
+            record_own(session, self._name, self._bookkeeping, owned, targets)
             for target in targets:
-                session.execute(f"DROP TABLE IF EXISTS {self._place(target, SHADOW)}")
+                session.execute(f"DROP TABLE IF EXISTS {self._place(shadow_of(target))}")
         self._targets = {target.input.name: target for target in targets}
         self._reloading = False
         self.empty = all(made)
@@ -124,10 +135,11 @@ class SqlSink:
             if not session.columns(self._schema_name, BOOKKEEPING):
                 return []
         with self._store.session() as session:
-            gone = session.update(f"DELETE FROM {self._bookkeeping} WHERE sink = ?", self._name)
-            (left,) = session.execute(f"SELECT count(*) FROM {self._bookkeeping}")
-            if left[0] == 0:
-                session.execute(f"DROP TABLE {self._bookkeeping}")
+            gone = session.update(
+                f"UPDATE {self._bookkeeping} SET epoch = epoch + 1, owner = NULL, position = NULL "
+                "WHERE sink = ? AND owner IS NOT NULL",
+                self._name,
+            )
         return [f"position of sink {self._name} in {BOOKKEEPING}"] if gone else []
 
     def close(self) -> None:
@@ -137,11 +149,14 @@ class SqlSink:
     def _bookkeeping(self) -> str:
         return quoted_table(self._store, self._schema_name, BOOKKEEPING)
 
-    def _place(self, target: Target, suffix: str = "") -> str:
-        return quoted_table(self._store, target.schema_name, target.table + suffix)
+    def _place(self, target: Target) -> str:
+        return quoted_table(self._store, target.schema_name, target.table)
 
     def _targets_of(self, inputs: Sequence[SinkInput]) -> tuple[Target, ...]:
-        return targets_of(inputs, self._schema_name, self._template, self._store.by_text)
+        targets = targets_of(inputs, self._schema_name, self._template, self._store.by_text)
+        for target in targets:
+            require_names(target, self._store.name_bytes_max, self._store.folds_case)
+        return targets
 
     def _make_bookkeeping(self, session: Session) -> None:
         if session.columns(self._schema_name, BOOKKEEPING):
@@ -151,7 +166,7 @@ class SqlSink:
         session.execute(
             f"CREATE TABLE IF NOT EXISTS {self._bookkeeping} "
             "(sink VARCHAR(255) PRIMARY KEY, "
-            "epoch BIGINT NOT NULL, owner VARCHAR(255), position TEXT)"
+            "epoch BIGINT NOT NULL, owner VARCHAR(255), position TEXT, tables TEXT)"
         )
 
     def _take_over(self, session: Session) -> tuple[int, str | None]:
@@ -183,17 +198,18 @@ class SqlSink:
         if held and held[0][0] != self._owner:
             raise self._fenced(held[0][0])
 
-    def _make_table(self, session: Session, target: Target) -> bool:
+    def _make_table(self, session: Session, target: Target, owned: Owned) -> bool:
         """Make or widen a table; whether it is new."""
         found = session.columns(target.schema_name, target.table)
         if not found:
-            session.execute(self._create(target, ""))
+            session.execute(self._create(target))
             return True
+        require_own(session, self._name, owned, target, self._place(target))
         for column in missing_columns(target, found, self._store.type_name):
             self._add_column(session, target, column)
         return False
 
-    def _create(self, target: Target, suffix: str) -> str:
+    def _create(self, target: Target) -> str:
         quote = self._store.quote
         lines = [
             f"{quote(c.name)} {self._store.type_name(c)}"
@@ -202,7 +218,7 @@ class SqlSink:
         ]
         key = ", ".join(quote(name) for name in target.primary_key)
         body = ", ".join([*lines, f"PRIMARY KEY ({key})"])
-        return f"CREATE TABLE {self._place(target, suffix)} ({body})"
+        return f"CREATE TABLE {self._place(target)} ({body})"
 
     def _add_column(self, session: Session, target: Target, column: Column) -> None:
         place, name = self._place(target), self._store.quote(column.name)
@@ -217,7 +233,7 @@ class SqlSink:
             self._name,
         )
         if not held or held[0][0] != self._epoch:
-            raise self._fenced(held[0][1] if held else "`cdc remove`")
+            raise self._fenced((held and held[0][1]) or "`cdc remove`")
 
     def _set_position(self, session: Session, position: SinkPosition) -> None:
         changed = session.update(
@@ -247,11 +263,11 @@ class SqlSink:
     def _reload(self, session: Session, cut: SinkCut) -> None:
         for target in self._targets.values():
             if not self._reloading:
-                session.execute(self._create(target, SHADOW))
+                session.execute(self._create(shadow_of(target)))
         for changes in cut.changes:
             target = self._targets[changes.input.name]
             session.write(
-                _shadow(target),
+                shadow_of(target),
                 target.stored_rows(changes.upserts),
                 target.stored_keys(changes.deletes),
             )
@@ -263,17 +279,7 @@ class SqlSink:
         """Give the table exactly the shadow's rows. The table itself stays: views over it,
         rights and indexes are the user's."""
         names = ", ".join(self._store.quote(column.name) for column in target.columns)
-        live, shadow = self._place(target), self._place(target, SHADOW)
+        live, shadow = self._place(target), self._place(shadow_of(target))
         session.execute(f"DELETE FROM {live}")
         session.execute(f"INSERT INTO {live} ({names}) SELECT {names} FROM {shadow}")
         session.execute(f"DROP TABLE {shadow}")
-
-
-def _shadow(target: Target) -> Target:
-    return Target(
-        target.input,
-        target.schema_name,
-        target.table + SHADOW,
-        target.columns,
-        target.primary_key,
-    )

@@ -38,6 +38,8 @@ class DuckDbStore:
 
     rest_ratio = 4.0
     row_lock = ""
+    name_bytes_max = 1024
+    folds_case = True
 
     def __init__(self, path: Path, lock_wait_s: float = LOCK_WAIT_S) -> None:
         self._path = path

@@ -30,6 +30,7 @@ class GenericStore:
     """See sinks.session.Store."""
 
     rest_ratio = 0.0
+    folds_case = True
 
     def __init__(self, url: sa.URL) -> None:
         self._where = mask_url(url.render_as_string(hide_password=True))
@@ -43,6 +44,7 @@ class GenericStore:
             ) from error
         self._exact = self._engine.dialect.name != "sqlite"
         self.row_lock = " FOR UPDATE" if self._exact else ""
+        self.name_bytes_max = self._engine.dialect.max_identifier_length
 
     def type_name(self, column: Column) -> str:
         return str(self._type(column).compile(self._engine.dialect))

@@ -34,6 +34,8 @@ class PostgresStore:
 
     rest_ratio = 0.0
     row_lock = " FOR UPDATE"
+    name_bytes_max = 63
+    folds_case = False
 
     def __init__(self, url: URL) -> None:
         self._url = url

@@ -8,7 +8,8 @@ with the canonical key text as primary key instead (SEMANTICS 28).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import pyarrow as pa
 
@@ -19,6 +20,9 @@ from sinks.api import SinkInput
 
 KEY_COLUMN = Column("_key", pa.string(), "text", nullable=False)
 BOOKKEEPING = "_cdc_sink"
+SHADOW = "__cdc_new"
+_NAME_BYTES_MIN = 63
+"""The shortest limit on names among stores (Postgres): it cuts longer ones without a word."""
 
 TypeName = Callable[[Column], str]
 """A column's type as the store spells it in CREATE TABLE."""
@@ -117,6 +121,37 @@ def table_name(input_name: str, template: str) -> str:
             f"'{template}' is no template for a table's name",
             hint="it may contain {name}, {source} and {schema}",
         ) from error
+
+
+def shadow_of(target: Target) -> Target:
+    """The table beside the target's in which a reload gathers its rows."""
+    name = target.table + SHADOW
+    if len(name.encode()) > _NAME_BYTES_MIN:
+        mark = f"_{sha256(target.table.encode()).hexdigest()[:8]}{SHADOW}"
+        kept = target.table.encode()[: _NAME_BYTES_MIN - len(mark)]
+        name = kept.decode(errors="ignore") + mark
+    return replace(target, table=name)
+
+
+def require_names(target: Target, bytes_max: int, folds_case: bool) -> None:
+    """Raise SinkError for names that the store would cut short or take for one another."""
+    names = [column.name for column in target.columns]
+    for name in (target.table, *names):
+        if len(name.encode()) > bytes_max:
+            raise SinkError(
+                f"'{name}' is longer than the {bytes_max} bytes that a name may have in this store",
+                where=target.input.name,
+                hint="give the sink a `table:`, or rename the column in a view",
+            )
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.lower() if folds_case else name, name)
+        if other != name:
+            raise SinkError(
+                f"columns '{other}' and '{name}' are the same to this store",
+                where=target.input.name,
+                hint="rename one of them in a view over the table",
+            )
 
 
 def missing_columns(

@@ -485,6 +485,51 @@ def test_a_table_that_does_not_fit_is_an_error_with_its_remedy(config: Config, s
     assert "DROP TABLE items" in found[0].remedy
 
 
+def test_rows_that_the_sink_did_not_write_are_left_alone(config: Config, shop: Shop) -> None:
+    with closing(sink_of(config, "warehouse")) as sink, sink._store.session() as session:
+        session.execute('CREATE TABLE "items" (id INTEGER PRIMARY KEY, name TEXT)')
+        session.update("INSERT INTO \"items\" VALUES (7, 'of somebody')")
+    position = shop.put("public.items", [item(1)])
+    (finding,) = PART.check(config, "warehouse", {"shop.items": ITEMS})
+    assert finding.severity == "error" and "DROP TABLE" in finding.remedy
+    with pytest.raises(SinkError, match="did not write"):
+        run_until(config, shop, position)
+    assert PART.query(config, "warehouse", 'SELECT name FROM "items"').rows == [("of somebody",)]
+
+
+def test_a_table_has_one_sink(config: Config, shop: Shop) -> None:
+    run_until(config, shop, shop.put("public.items", [item(1)]))
+    other = replace(config, sinks={"other": replace(config.sinks["warehouse"], name="other")})
+    (finding,) = PART.check(other, "other", {"shop.items": ITEMS})
+    assert "is written by sink 'warehouse'" in finding.what
+
+
+def test_a_removed_sink_can_be_run_again(config: Config, shop: Shop) -> None:
+    run_until(config, shop, shop.put("public.items", [item(1), item(2)]))
+    PART.remove(config, "warehouse")
+    run_until(config, shop, shop.delete("public.items", [item(1)]))
+    assert stored(config) == [item(2)]
+
+
+@pytest.mark.parametrize("length", [54, 55, 62, 63])
+def test_a_long_name_and_its_shadow_are_two_tables(config: Config, shop: Shop, length: int) -> None:
+    named = _with_inputs(config, ["shop.items"], table="t" * length)
+    run_until(named, shop, shop.put("public.items", [item(1)]))
+    with closing(sink_of(named, "warehouse")) as sink, sink._store.session() as session:
+        session.update("UPDATE _cdc_sink SET position = NULL")
+    run_until(named, shop, shop.put("public.items", [item(2)]))
+    assert stored(named) == [item(1), item(2)]
+
+
+def test_names_that_the_store_would_take_for_others(config: Config, url: str) -> None:
+    twins = table("public.items", *ITEMS.columns, Column("NAME", pa.string(), "text"))
+    long = _with_inputs(config, ["shop.items"], table="t" * 20_000)
+    (finding,) = PART.check(long, "warehouse", {"shop.items": ITEMS})
+    assert finding.severity == "error" and "longer than" in finding.what
+    (finding,) = PART.check(config, "warehouse", {"shop.items": twins})
+    assert finding.severity == ("ok" if url.startswith("postgres") else "error")
+
+
 def test_table_and_schema_options(config: Config, shop: Shop, url: str) -> None:
     options = {"table": "{source}_{name}"}
     if not url.startswith("sqlite"):
