@@ -104,7 +104,7 @@ def _spool(
 
 def _keyed(batches: list[pa.RecordBatch], schema: TableSchema, names: list[str]) -> pa.Table:
     if not batches:
-        columns = [_storage(pa.array([], c.type)) for c in schema.columns]
+        columns = [_storage(pa.nulls(0, c.type)) for c in schema.columns]
         return pa.Table.from_arrays([pa.array([], pa.string()), *columns], names=names)
     (batch,) = batches
     columns = [_storage(batch.column(c.name)) for c in schema.columns]

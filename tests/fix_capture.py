@@ -150,7 +150,7 @@ class Capture:
             parts = list(copy_rows(connection, copied, Range(table, 0, None)))
         rows = pa.Table.from_batches(parts, schema.arrow).combine_chunks().to_batches()
         empty = pa.RecordBatch.from_arrays(
-            [pa.array([], f.type) for f in schema.arrow], schema=schema.arrow
+            [pa.nulls(0, f.type) for f in schema.arrow], schema=schema.arrow
         )
         return _by_key(schema.key, rows[0] if rows else empty)
 

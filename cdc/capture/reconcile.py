@@ -72,7 +72,7 @@ def _stale(
         offsets.append(batch.offsets[mine])
     names = pa.schema([schema.arrow.field(name) for name in schema.key])
     if not ops or not sum(map(len, ops)):
-        return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in names], schema=names)
+        return pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in names], schema=names)
     columns = [pa.concat_arrays(part) for part in parts]
     last = last_of_each(columns)
     stale = (np.concatenate(ops)[last] != D) & (np.concatenate(offsets)[last] < limit)

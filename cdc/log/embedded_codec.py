@@ -182,5 +182,5 @@ def _decode_arrow(message: SchemaMessage, rows: Sequence[StoredBatch]) -> pa.Rec
     if batches:
         return batches[0]
     return pa.RecordBatch.from_arrays(
-        [pa.array([], f.type) for f in message.schema], names=[f.name for f in message.schema]
+        [pa.nulls(0, f.type) for f in message.schema], names=[f.name for f in message.schema]
     )

@@ -54,7 +54,7 @@ def decode_copy(table: CopyDecoder, messages: Sequence[bytes]) -> pa.RecordBatch
     if tuples and tuples[-1] == TRAILER:
         tuples = tuples[:-1]
     if not tuples:
-        empty = [pa.array([], column.type) for column in table.schema.columns]
+        empty = [pa.nulls(0, column.type) for column in table.schema.columns]
         return pa.RecordBatch.from_arrays(empty, schema=table.schema.arrow)
     buffer, starts, ends = ragged.join(tuples)
     try:
