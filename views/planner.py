@@ -39,10 +39,7 @@ def plan_view(
     names = _checked_names(text, output)
     derived = _key(text, output, names, key)
     root = _root(output.planned, names, derived)
-    columns = tuple(
-        Column(f.name, f.type, f.sql_type, f.nullable and f.name not in derived)
-        for f in root.columns
-    )
+    columns = tuple(Column(f.name, f.type, f.sql_type, f.nullable) for f in root.columns)
     schema = TableSchema(name, columns, derived)
     warnings = _warnings(schema)
     inputs = tuple(dict.fromkeys(s.input for s in scans(root)))
