@@ -17,7 +17,7 @@ import pyarrow as pa
 from cdc.changes import ChangeBatch, D, Int64s, U
 from cdc.errors import ViewError
 from cdc.schema import TableSchema
-from compaction.equality import equal_exactly
+from compaction.equality import RowKey, equal_exactly, row_keys
 from compaction.runs import Kind, Layout, make_run
 from views.arrangements import Arrangement, Keyed, distinct_keys
 from views.delta import Delta, concat_deltas
@@ -59,7 +59,7 @@ class ViewOutput:
         self._layout = Layout(Kind.BAG, schema.arrow, self._key, hash_bits)
         self.unpublished = Arrangement(f"{self.topic} unpublished", self._layout)
         self.rows = Arrangement(f"{self.topic} rows", self._layout) if plan.key_declared else None
-        self._duplicates: dict[tuple[object, ...], str] = {}
+        self._duplicates: dict[RowKey, str] = {}
 
     @property
     def arrangements(self) -> list[Arrangement]:
@@ -141,7 +141,8 @@ class ViewOutput:
     def _note(self, touched: Keyed, twice: Int64s, query: Int64s, rows: pa.RecordBatch) -> None:
         keys = _tuples(touched.keys, len(touched))
         for i in twice.tolist():
-            places = np.flatnonzero(query == i)[:2]
+            # The first and the last; one row that is there twice is both.
+            places = np.flatnonzero(query == i)[[0, -1]]
             pair = rows.take(pa.array(places)).to_pylist()
             self._duplicates[keys[i]] = _two_rows(self.plan, pair)
 
@@ -233,8 +234,8 @@ def _two_rows(plan: ViewPlan, rows: list[dict[str, object]]) -> str:
     return f"two rows have one key ({key}): {first} and {last}"
 
 
-def _tuples(keys: Sequence[pa.Array], count: int) -> list[tuple[object, ...]]:
-    return list(zip(*(key.to_pylist() for key in keys), strict=True)) if keys else [()] * count
+def _tuples(keys: Sequence[pa.Array], count: int) -> list[RowKey]:
+    return row_keys(keys, exact=False) if keys else [()] * count
 
 
 def change_batch(

@@ -136,7 +136,7 @@ class Generator:
         return f"SELECT {body} FROM {source}{where}", columns, key
 
     def _picked(self, scope: Columns, count: int) -> list[tuple[str, str]]:
-        kinds = [self.rng.choice([k for k in scope.values() if k != "approx"])] * count
+        kinds = [self.rng.choice([k for k in scope.values() if k != "approx"] or ["int"])] * count
         kinds = [k if self.rng.random() < 0.5 else self.rng.choice(_EXACT) for k in kinds]
         return [(self.expr(scope, k, 2), k) for k in kinds]
 
@@ -201,7 +201,12 @@ class Generator:
             relation, alias = self._relation(ctes), f"q{i}"
             mine = {f"{alias}.{c}": k for c, k in relation.columns.items()}
             named = f"{relation.sql} {rng.choice(['', 'AS '])}{alias}"
-            on = self._on(scope, mine) if i else ""
+            shared = [c for c in relation.columns if _owners(scope, c) == 1] if i else []
+            if shared and i == count - 1 and rng.random() < 0.5:
+                merged = rng.choice(shared)
+                on, scope = f"USING ({merged})", scope | {merged: relation.columns[merged]}
+            else:
+                on = self._on(scope, mine) if i else ""
             if i and not on:
                 continue
             kind = rng.choice(["JOIN", "JOIN", "LEFT JOIN", "LEFT JOIN", "RIGHT JOIN"])
@@ -303,6 +308,10 @@ class Generator:
 _COMPARISONS: Sequence[str] = (
     "=", "<>", "<", "<=", ">", ">=", "IS DISTINCT FROM", "IS NOT DISTINCT FROM",
 )  # fmt: skip
+
+
+def _owners(scope: Columns, column: str) -> int:
+    return sum(c.partition(".")[2] == column for c in scope)
 
 
 def _joinable(left: str, right: str) -> bool:

@@ -69,6 +69,29 @@ def test_two_rows_of_one_declared_key_block_the_view_and_are_named() -> None:
     model.check()
 
 
+def test_one_row_that_is_there_twice_blocks_as_well() -> None:
+    views: Views = {
+        "u": ("SELECT v FROM shop.a WHERE v > 0 UNION ALL SELECT v FROM shop.b", ("v",))
+    }
+    model = Model(views)
+    model.step({A: [(C, row(1, 7)), (C, row(2, 7))]})
+    assert blocked(model, "u").count("{'v': 7}") == 2
+    model.step({A: [(D, {"id": 1})]})
+    assert not blocked(model, "u")
+    model.check()
+
+
+@pytest.mark.parametrize("twin", [float("nan"), -0.0, None])
+def test_a_clash_of_keys_that_are_equal_only_by_value_ends(twin: float | None) -> None:
+    model = Model({"by_f": ("SELECT f, id FROM shop.a", ("f",))})
+    first = 0.0 if twin == 0 else twin
+    model.step({A: [(C, {"id": 1, "f": first}), (C, {"id": 2, "f": twin})]})
+    assert blocked(model, "by_f")
+    model.step({A: [(D, {"id": 2})]})
+    assert not blocked(model, "by_f")
+    model.check()
+
+
 @pytest.mark.parametrize("views", [FAILING, CLASHING])
 def test_a_blocked_view_is_still_blocked_after_recovery(tmp_path: Path, views: Views) -> None:
     model = Model(views)
