@@ -182,7 +182,10 @@ def _floats(columns: Sequence[pa.Array], divisors: Int64s, result: pa.DataType) 
     values[plus] = np.inf
     values[minus] = -np.inf
     values[nan | (plus & minus)] = np.nan
-    return pa.array(values).cast(result)
+    found = pa.array(values).cast(result)
+    if result == pa.float32() and (np.isinf(found.to_numpy()) & np.isfinite(values)).any():
+        raise OverflowError("a sum is out of range for real")
+    return found
 
 
 def _with_nulls(values: pa.Array, none: Bools) -> pa.Array:

@@ -42,6 +42,9 @@ FUNCTIONS: dict[type[exp.Expr], str] = {
 }
 
 
+# What 10^10 rows add to the digits of a sum.
+_SUM_DIGITS = 10
+
 _NAMES: dict[type[exp.Expr], str] = {exp.GroupConcat: "string_agg"}
 
 
@@ -84,6 +87,8 @@ def _sum(source: Type) -> Type:
         return numeric(DECIMAL_DIGITS_MAX, 0)
     if name == "numeric":
         if source.arrow == NUMERIC_TEXT:
+            return NUMERIC
+        if source.arrow.precision + _SUM_DIGITS > DECIMAL_DIGITS_MAX:
             return NUMERIC
         return numeric(DECIMAL_DIGITS_MAX, source.arrow.scale)
     if name in ("real", "double precision"):

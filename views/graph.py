@@ -25,7 +25,7 @@ from views import plan as p
 from views.arrangements import Arrangement
 from views.delta import Delta
 from views.expressions import compile_exprs
-from views.failures import Checked
+from views.failures import Checked, FailingRows
 from views.group_layout import StateLayout
 from views.group_state import Argument, Grouping
 from views.inputs import TableInput
@@ -34,8 +34,9 @@ from views.operators_join import Arrange, Arranged, InnerJoin, LeftJoin, Shape, 
 from views.operators_linear import Filter, Operator, Project, Select, Slots, UnionAll
 from views.output import ViewOutput
 from views.planner import children, scans
+from views.readings import Readings
 
-_FORMAT = 1
+_FORMAT = 2
 _VIEW = "view."
 
 
@@ -54,12 +55,12 @@ class Graph:
         self.fingerprint = _fingerprint(plans, self.inputs)
         self._operators = compiler.operators
         self._slots = compiler.slots
-        self._checks = compiler.checks
+        self._failing = compiler.failing
         self._arranged: list[Arranged] = [*self.inputs.values(), *compiler.arranged]
         arrangements = [
             *(table.arrangement for table in self.inputs.values()),
             *compiler.arrangements,
-            *(check.arrangement for check in self._checks),
+            *(failing.arrangement for failing in self._failing),
             *(a for output in self.outputs.values() for a in output.arrangements),
         ]
         self.arrangements = {a.name: a for a in arrangements}
@@ -79,8 +80,8 @@ class Graph:
         """The step was published, or is suppressed: its pending runs are the state now."""
         for arrangement in self.arrangements.values():
             arrangement.commit()
-        for check in self._checks:
-            check.commit()
+        for failing in self._failing:
+            failing.commit()
         for arranged in self._arranged:
             arranged.keyed = arranged.unkeyed = None
 
@@ -91,8 +92,8 @@ class Graph:
 
     def restored(self) -> None:
         """Derived state again, after all arrangements came from a checkpoint."""
-        for check in self._checks:
-            check.restored()
+        for failing in self._failing:
+            failing.restored()
         for output in self.outputs.values():
             output.restored()
 
@@ -113,16 +114,14 @@ class _Compiler:
         self._bits = hash_bits
         self.operators: list[Operator] = []
         self.arrangements: list[Arrangement] = []
-        self.checks: list[Checked] = []
+        self.failing: list[FailingRows] = []
         self.outputs: dict[str, ViewOutput] = {}
         self.inputs = _table_inputs(plans, tables, hash_bits)
         self._tables = {topic: slot for slot, topic in enumerate(self.inputs)}
         self.slots = len(self.inputs)
         self._nodes: dict[p.Node, int] = {}
-        self._node_checks: dict[p.Node, list[Checked]] = {}
+        self._node_failing: dict[p.Node, list[FailingRows]] = {}
         self._arranged: dict[tuple[object, ...], Arranged] = {}
-        self._arranged_checks: dict[int, list[Checked]] = {}
-        self._view: list[Checked] = []
         for plan in plans.values():
             self._compile_view(plan)
 
@@ -133,14 +132,14 @@ class _Compiler:
     def _compile_view(self, plan: p.ViewPlan) -> None:
         slot = self._node(plan.root)
         below = [self.outputs[i.removeprefix(_VIEW)] for i in plan.inputs if i.startswith(_VIEW)]
-        checks = self._checks_of(plan.root)
-        self.outputs[plan.name] = ViewOutput(plan, slot, checks, below, self._bits)
+        failing = self._failing_of(plan.root)
+        self.outputs[plan.name] = ViewOutput(plan, slot, failing, below, self._bits)
 
-    def _checks_of(self, node: p.Node) -> list[Checked]:
-        """All checks in the subtree that are the view's own."""
-        found = list(self._node_checks.get(node, ()))
+    def _failing_of(self, node: p.Node) -> list[FailingRows]:
+        """What fails in the subtree, which is the view's own."""
+        found = list(self._node_failing.get(node, ()))
         for child in children(node):
-            found += self._checks_of(child)
+            found += self._failing_of(child)
         return list(dict.fromkeys(found))
 
     def _new_slot(self) -> int:
@@ -150,7 +149,7 @@ class _Compiler:
     def _node(self, node: p.Node) -> int:
         """The slot of the node's output; equal nodes are compiled once."""
         if node not in self._nodes:
-            self._node_checks[node] = []
+            self._node_failing[node] = []
             self._nodes[node] = self._compiled(node)
         return self._nodes[node]
 
@@ -194,10 +193,13 @@ class _Compiler:
         key: tuple[str, ...] | None,
     ) -> Checked:
         compiled = compile_exprs(exprs, columns)
-        check = Checked(f"failures {len(self.checks)}", compiled, columns, key)
-        self.checks.append(check)
-        self._node_checks[node].append(check)
+        check = Checked(f"failures {len(self.failing)}", compiled, columns, key)
+        self._fails(node, check.failing)
         return check
+
+    def _fails(self, node: p.Node, failing: FailingRows) -> None:
+        self.failing.append(failing)
+        self._node_failing[node].append(failing)
 
     def _scan(self, node: p.Scan) -> int:
         if node.input.startswith(_VIEW):
@@ -281,7 +283,7 @@ class _Compiler:
         extra = [pa.field(f"key{i}", k.type) for i, k in enumerate(keys)]
         wide = pa.schema([*schema, *extra])
         key = tuple(range(len(own), len(own) + len(keys)))
-        title = f"node {slot} by expression {len(self.checks)}"
+        title = f"node {slot} by expression {len(self.failing)}"
         return Side(self._arrange(slot, key, wide, title, check), own)
 
     def _arrange(
@@ -311,7 +313,11 @@ class _Compiler:
         check = self._check(node, layout.exprs, node.child) if layout.exprs else None
         grouping = self._grouping(title, fields, layout.arguments(), layout.types)
         schema = arrow_schema(node.columns)
-        readings = layout.readings
+        readings = None
+        if layout.readings:
+            name = f"failures {len(self.failing)}"
+            readings = Readings(name, layout.readings, schema, len(group))
+            self._fails(node, readings.failing)
         return self._add(
             lambda out: Aggregate(source, out, group, check, grouping, readings, schema)
         )
@@ -322,7 +328,7 @@ class _Compiler:
         title = f"groups {len(self.arrangements)}"
         grouping = self._grouping(title, list(schema), [], [])
         every = range(len(schema))
-        return self._add(lambda out: Aggregate(source, out, every, None, grouping, [], schema))
+        return self._add(lambda out: Aggregate(source, out, every, None, grouping, None, schema))
 
     def _grouping(
         self,

@@ -15,8 +15,8 @@ from views.accumulators import Accumulator, Count, sum_of
 from views.arrangements import Arrangement
 from views.extremes import Values
 from views.group_state import Argument, Grouping
-from views.operators_aggregate import Reading
 from views.plan import AggregateCall, Expr
+from views.readings import Reading
 
 
 class StateLayout:

@@ -8,31 +8,17 @@ equal. Without GROUP BY there is one group, which exists from the first cut on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from cdc.changes import Bools, Int64s
-from cdc.errors import ViewError
 from compaction.equality import equal_exactly
-from views.accumulators import read_avg, read_sum
 from views.delta import Delta
 from views.failures import Checked
 from views.group_state import Argument, Grouping, Touched
 from views.operators_linear import Slots
-from views.plan import AggregateCall
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How one aggregate call is read from the state."""
-
-    call: AggregateCall
-    kind: pa.DataType | None
-    count: int
-    first: int
-    width: int
+from views.readings import Readings
 
 
 class Aggregate:
@@ -45,12 +31,12 @@ class Aggregate:
         group_places: Sequence[int],
         arguments: Checked | None,
         grouping: Grouping,
-        readings: Sequence[Reading],
+        readings: Readings | None,
         schema: pa.Schema,
     ) -> None:
         self._source, self._target = source, target
         self._group_places, self._arguments = tuple(group_places), arguments
-        self.grouping, self._readings, self._schema = grouping, tuple(readings), schema
+        self.grouping, self._readings, self._schema = grouping, readings, schema
 
     def run(self, slots: Slots) -> None:
         delta = slots[self._source]
@@ -74,51 +60,23 @@ class Aggregate:
         return [placed[i] for i in sorted(placed)]
 
     def _output(self, touched: Touched) -> Delta | None:
-        if not self._readings:
+        if self._readings is None:
             delta = touched.delta_of_groups()
             if delta is None:
                 return None
             columns = delta.rows.columns[: self.grouping.width]
             return Delta(pa.RecordBatch.from_arrays(columns, schema=self._schema), delta.weights)
         had, has = touched.known.copy(), touched.alive.copy()
-        after = self._read(touched.after, has)
-        if not had.any():
+        known = had.any()
+        after = self._readings.read(touched.after, has, 1)
+        if not known:
             return _delta([(after, has, 1)], self._schema)
-        before = self._read(touched.before, had)
+        before = self._readings.read(touched.before, had, -1)
         same = equal_exactly(before.columns, after.columns)
         unchanged = had & has if same is None else had & has & same
         had &= ~unchanged
         has &= ~unchanged
         return _delta([(before, had, -1), (after, has, 1)], self._schema)
-
-    def _read(self, state: pa.RecordBatch, which: Bools) -> pa.RecordBatch:
-        width = self.grouping.width
-        columns = state.columns[:width]
-        states = state.columns[width + 1 :]
-        rows = state.column(width).to_numpy()
-        for reading in self._readings:
-            try:
-                columns.append(_value(reading, states, rows))
-            except OverflowError as error:
-                raise ViewError(
-                    f"{reading.call.function} ({reading.call.name}): {error}"
-                ) from error
-        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
-
-
-def _value(reading: Reading, states: list[pa.Array], rows: Int64s) -> pa.Array:
-    """One aggregate's value for each group."""
-    call, kind = reading.call, reading.kind
-    if kind is None:
-        return pa.array(rows).cast(call.type)
-    mine = states[reading.first : reading.first + reading.width]
-    if call.function in ("min", "max"):
-        return mine[0] if mine[0].type == call.type else mine[0].cast(call.type)
-    if call.function == "count":
-        return states[reading.count].cast(call.type)
-    counts = states[reading.count].to_numpy()
-    read = read_sum if call.function == "sum" else read_avg
-    return read(kind, mine, counts, call.type)
 
 
 def _delta(parts: list[tuple[pa.RecordBatch, Bools, int]], schema: pa.Schema) -> Delta | None:

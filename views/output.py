@@ -21,7 +21,7 @@ from compaction.equality import RowKey, equal_exactly, row_keys
 from compaction.runs import Kind, Layout, make_run
 from views.arrangements import Arrangement, Keyed, distinct_keys
 from views.delta import Delta, concat_deltas
-from views.failures import Checked
+from views.failures import FailingRows
 from views.grouping import Groups, group_rows
 from views.operators_linear import Slots
 from views.plan import ViewPlan
@@ -46,13 +46,13 @@ class ViewOutput:
         self,
         plan: ViewPlan,
         slot: int,
-        checks: Sequence[Checked],
+        failing: Sequence[FailingRows],
         below: Sequence[ViewOutput],
         hash_bits: int = 64,
     ) -> None:
         self.plan, self.slot = plan, slot
         self.topic = f"view.{plan.name}"
-        self._checks, self._below = tuple(checks), tuple(below)
+        self._failing, self._below = tuple(failing), tuple(below)
         schema = plan.output
         names = [column.name for column in schema.columns]
         self._key = tuple(names.index(name) for name in schema.key)
@@ -68,9 +68,9 @@ class ViewOutput:
     @property
     def blocked(self) -> str:
         """Why the view stands at its last good cut; "" when it does not."""
-        for check in self._checks:
-            if check.live:
-                return str(check.example())
+        for failing in self._failing:
+            if failing.live:
+                return str(failing.example())
         if self._duplicates:
             return next(iter(self._duplicates.values()))
         for below in self._below:
@@ -82,7 +82,7 @@ class ViewOutput:
     def is_blocked(self) -> bool:
         return (
             bool(self._duplicates)
-            or any(check.live for check in self._checks)
+            or any(failing.live for failing in self._failing)
             or any(below.is_blocked for below in self._below)
         )
 

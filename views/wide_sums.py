@@ -102,6 +102,8 @@ def _texts(limbs: Sequence[Int64s], narrow: np.ndarray, scale: int) -> pa.Array:
 def _decimals(limbs: Sequence[Int64s], narrow: np.ndarray, scale: int) -> pa.Array:
     if not narrow.all():
         wide = [Decimal(v).scaleb(-scale, _WIDE) for v in integers(limbs)]
+        if any(abs(v) >= 10**38 for v in integers(limbs)):
+            raise OverflowError("a sum has more than 38 digits")
         return pa.array(wide, pa.decimal128(38, scale))
     low = _int64(limbs)
     words = np.empty((len(low), 2), np.int64)

@@ -58,6 +58,31 @@ def test_a_failing_row_that_is_deleted_unblocks() -> None:
     assert not blocked(model, "shares") and not model.topics["shares"]
 
 
+@pytest.mark.parametrize("sql", ["sum(f) AS s", "sum(f::real) AS s"])
+@pytest.mark.parametrize("group", ["v", ""])
+def test_a_sum_out_of_range_blocks_its_view_and_no_other(sql: str, group: str) -> None:
+    grouped = f"SELECT v, {sql} FROM shop.a GROUP BY v" if group else f"SELECT {sql} FROM shop.a"
+    model = Model({"sums": grouped, "untouched": FAILING["untouched"]})
+    large = 1.5e308 if "real" not in sql else 3e38
+    model.step({A: [(C, {"id": 1, "v": 1, "f": 1.5}), (C, {"id": 2, "v": 2, "f": large})]})
+    model.check()
+    before = dict(model.topics["sums"])
+    model.step({A: [(C, {"id": 3, "v": 2, "f": large})]})
+    model.step({A: [(C, {"id": 4, "v": 2, "f": large}), (U, {"id": 1, "v": 1, "f": 2.5})]})
+    assert "out of range: sum(" in blocked(model, "sums")
+    assert "v=2" in blocked(model, "sums") or not group
+    assert model.topics["sums"] == before and len(model.topics["untouched"]) == 4
+    model.step({A: [(D, {"id": 3}), (D, {"id": 4})]})
+    assert not blocked(model, "sums")
+    model.check()
+
+
+def test_a_sum_of_wide_numerics_keeps_all_digits() -> None:
+    model = Model({"sums": "SELECT sum(w::numeric(38,0) * 10) AS s FROM shop.a"})
+    model.step({A: [(C, {"id": i, "w": 2**62}) for i in range(4)]})
+    assert [row["s"] for row in model.topics["sums"].values()] == [str(2**64 * 10)]
+
+
 def test_two_rows_of_one_declared_key_block_the_view_and_are_named() -> None:
     model = Model(CLASHING)
     model.step({A: [(C, row(1, 7, "first"))]})
