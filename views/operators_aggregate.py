@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from cdc.changes import Bools, Int64s
+from cdc.changes import Bools
 from compaction.equality import equal_exactly
 from views.delta import Delta
 from views.failures import Checked
