@@ -21,7 +21,7 @@ from cdc.schema import NUMERIC_TEXT
 from views import functions
 from views.arrays import Result, choose, null_where, storage, values, wrap
 from views.describe import describe
-from views.kernels_cast import odd_date
+from views.kernels_print import odd_date
 from views.plan import Call, ColumnRef, Constant, Expr, Field
 
 Run = Callable[[pa.RecordBatch], Result]

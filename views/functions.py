@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from views import kernels_cast as casts
 from views import kernels_compare as compare
 from views import kernels_number as number
+from views import kernels_parse as parse
+from views import kernels_print as printed
 from views import kernels_text as texts
 from views import kernels_time as times
 from views.arrays import KernelFactory, no_failure
@@ -285,18 +287,18 @@ def _casts() -> dict[tuple[str, str], Cast]:
             out[source, target] = Cast(casts.to_float)
             out[target, source] = Cast(casts.float_to_integer, True)
         out["numeric", source] = Cast(casts.numeric_to_integer, True)
-        out["text", source] = Cast(casts.text_to_integer, True)
+        out["text", source] = Cast(parse.text_to_integer, True)
     out["numeric", "numeric"] = Cast(casts.numeric_to_numeric)
     for target in ("real", "double precision"):
         out["numeric", target] = Cast(casts.numeric_to_float, True)
         out[target, "numeric"] = Cast(casts.float_to_numeric)
-        out["text", target] = Cast(casts.text_to_float, True)
+        out["text", target] = Cast(parse.text_to_float, True)
     out["real", "double precision"] = Cast(casts.to_float)
     out["double precision", "real"] = Cast(casts.to_float, True)
-    out["text", "numeric"] = Cast(casts.text_to_numeric, True)
+    out["text", "numeric"] = Cast(parse.text_to_numeric, True)
     out["boolean", "integer"] = Cast(casts.boolean_to_integer)
     out["integer", "boolean"] = Cast(casts.integer_to_boolean)
-    out["text", "boolean"] = Cast(casts.text_to_boolean, True)
+    out["text", "boolean"] = Cast(parse.text_to_boolean, True)
     out["date", TIMESTAMP.sql] = Cast(casts_date := times.date_to_timestamp, True)
     out["date", TIMESTAMPTZ.sql] = Cast(casts_date, True)
     for source in (TIMESTAMP.sql, TIMESTAMPTZ.sql):
@@ -308,22 +310,22 @@ def _casts() -> dict[tuple[str, str], Cast]:
 
 def _text_casts() -> dict[tuple[str, str], Cast]:
     kernels: dict[str, KernelFactory] = {
-        **dict.fromkeys((*INTEGERS, "oid"), casts.plain_text),
-        "numeric": casts.numeric_to_text,
-        "real": casts.float_to_text,
-        "double precision": casts.float_to_text,
-        "boolean": casts.boolean_to_text,
-        "bytea": casts.bytes_to_text,
-        "time without time zone": casts.time_to_text,
-        **dict.fromkeys(("text", "character varying", "name", "uuid", "enum"), casts.unchanged),
-        **dict.fromkeys(("json", "jsonb", "interval"), casts.unchanged),
-        "character": casts.trimmed,
-        **dict.fromkeys(("date", TIMESTAMP.sql, TIMESTAMPTZ.sql), casts.date_to_text),
+        **dict.fromkeys((*INTEGERS, "oid"), printed.plain_text),
+        "numeric": printed.numeric_to_text,
+        "real": printed.float_to_text,
+        "double precision": printed.float_to_text,
+        "boolean": printed.boolean_to_text,
+        "bytea": printed.bytes_to_text,
+        "time without time zone": printed.time_to_text,
+        **dict.fromkeys(("text", "character varying", "name", "uuid", "enum"), printed.unchanged),
+        **dict.fromkeys(("json", "jsonb", "interval"), printed.unchanged),
+        "character": printed.trimmed,
+        **dict.fromkeys(("date", TIMESTAMP.sql, TIMESTAMPTZ.sql), printed.date_to_text),
     }
     out = {}
     for source, kernel in kernels.items():
         out[source, "text"] = Cast(kernel)
-        out[source, "character varying"] = Cast(casts.to_varchar(kernel))
+        out[source, "character varying"] = Cast(printed.to_varchar(kernel))
     return out
 
 

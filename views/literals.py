@@ -10,7 +10,7 @@ import numpy as np
 
 from cdc.schema import DATE_INFINITY, NUMERIC_TEXT, TIMESTAMP_INFINITY
 from views import numeric
-from views.kernels_cast import read_boolean, read_float, read_numeric
+from views.kernels_parse import read_boolean, read_float, read_numeric
 from views.kernels_time import Interval
 from views.plan import Constant
 from views.types import BIGINT, INTEGER, Type, base, is_enum, named, typmod

@@ -24,7 +24,7 @@ from cdc.schema import NUMERIC_TEXT
 from views import fixed, numeric_batches
 from views.arrays import Kernel, Result, both_valid, storage, wrap
 from views.fixed import Fixed
-from views.numeric_batches import Batched
+from views.numeric_batches import Batch, Batched
 
 FEW = 128
 """Up to so many rows Decimals are faster than Arrow's fixed costs."""
@@ -164,18 +164,31 @@ def elementwise(
             return _one_by_one(kind, compute, args)
         operands = [fixed.read(a) for a in args]
         batch = batched(*operands)
-        out = _carrier(batch.values, kind)
         rest = left_over([batch.rest, *(o.rest for o in operands)], args)
-        if rest is None:
-            return out, batch.bad
-        index = pa.array(np.flatnonzero(rest))
-        late, late_bad = _one_by_one(kind, compute, [a.take(index) for a in args])
-        bad = np.zeros(rows, np.bool_) if batch.bad is None else batch.bad
-        if late_bad is not None:
-            bad[index.to_numpy()] = late_bad
-        return replaced(out, rest, late), bad if bad.any() else None
+        return finished(
+            kind, batch, rest, lambda at: _one_by_one(kind, compute, [a.take(at) for a in args])
+        )
 
     return run
+
+
+def finished(
+    kind: pa.DataType,
+    batch: Batch,
+    rest: Bools | None,
+    one_by_one: Callable[[pa.Array], Result],
+) -> Result:
+    """The batch as `kind`; the rows of `rest` from `one_by_one`, which is given their numbers."""
+    out = _carrier(batch.values, kind)
+    if rest is None:
+        return out, batch.bad
+    index = np.flatnonzero(rest)
+    late, late_bad = one_by_one(pa.array(index))
+    bad = np.zeros(len(rest), np.bool_) if batch.bad is None else batch.bad
+    if late_bad is not None:
+        bad[index] = late_bad
+    plain = pc.replace_with_mask(storage(out), pa.array(rest), storage(late))
+    return wrap(plain, kind), bad if bad.any() else None
 
 
 def left_over(rests: Sequence[Bools | None], args: Sequence[pa.Array]) -> Bools | None:
@@ -187,12 +200,6 @@ def left_over(rests: Sequence[Bools | None], args: Sequence[pa.Array]) -> Bools 
     rest: Bools = np.logical_or.reduce(given)
     rest = rest if ok is None else rest & ok
     return rest if rest.any() else None
-
-
-def replaced(array: pa.Array, rows: Bools, late: pa.Array) -> pa.Array:
-    """`array` with the values of `late` in the marked rows."""
-    plain = pc.replace_with_mask(storage(array), pa.array(rows), storage(late))
-    return wrap(plain, array.type)
 
 
 def _carrier(given: Fixed | pa.Array, kind: pa.DataType) -> pa.Array:

@@ -115,7 +115,7 @@ def divide(a: Fixed, b: Fixed) -> Batch:
             parts.append(text(Fixed(quotients, scale)))
         places.append(index)
     bad = zero & np.asarray(a.numbers.is_valid())
-    return Batch(_gathered(parts, places), bad if bad.any() else None, rest if rest.any() else None)
+    return Batch(gathered(parts, places), bad if bad.any() else None, rest if rest.any() else None)
 
 
 def _without_zeros(b: Fixed) -> tuple[Bools, Fixed]:
@@ -129,7 +129,7 @@ def _without_zeros(b: Fixed) -> tuple[Bools, Fixed]:
     return zero, Fixed(pc.if_else(pa.array(zero), none, b.numbers), b.shown, b.rest)
 
 
-def _gathered(parts: list[pa.Array], places: list[Int64s]) -> pa.Array:
+def gathered(parts: list[pa.Array], places: list[Int64s]) -> pa.Array:
     """The parts' rows, each in its place."""
     if len(parts) == 1:
         return parts[0]
@@ -266,7 +266,7 @@ def fitting(precision: int, scale: int) -> Batched:
     def run(a: Fixed) -> Batch:
         numbers = a.numbers
         digits = max(numbers.type.precision + 1, a.whole_digits + scale + 1)
-        if digits >= _ARROW_DIGITS_MAX:
+        if scale < 0 or digits >= _ARROW_DIGITS_MAX:
             return Batch(a, rest=np.ones(len(numbers), np.bool_))
         numbers = widened(numbers, digits, max(a.scale, scale))
         if a.scale > scale:
@@ -292,4 +292,4 @@ def integers(a: Fixed) -> tuple[Values, Bools]:
         numbers = rounded_away(wide, 0, negative(wide))
     words = words_of(numbers)
     bad = (words[:, 1:] != (words[:, :1] >> 63)).any(axis=1)
-    return words[:, 0], bad
+    return words[:, 0].copy(), bad
