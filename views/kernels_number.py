@@ -92,6 +92,7 @@ def floating(op: str) -> Callable[[Call], Kernel]:
             x, y = values(a), values(b)
             with np.errstate(all="ignore"):
                 data, bad = _FLOATING[op](x, y)
+                data[np.isnan(data)] = np.nan  # One NaN, with one sign: equal rows are equal bits.
             return failing(data, both_valid(a, b), bad, call.type)
 
         return run

@@ -146,11 +146,12 @@ def key_of(schema: TableSchema, row: Row) -> Key:
     return tuple(row[k] for k in schema.key)
 
 
-def random_step(rng: random.Random, rows: Rows) -> dict[str, list[Change]]:
-    """One to three transactions' changes by topic, applied to `rows`."""
+def random_step(rng: random.Random, rows: Rows, source: str = "") -> dict[str, list[Change]]:
+    """Some statements' changes by topic (of one source, or of any), applied to `rows`."""
     changes: dict[str, list[Change]] = {}
+    topics = [topic for topic in TABLES if topic.startswith(source)]
     for _ in range(rng.choice([1, 1, 2, 3, 8, 25])):
-        topic = rng.choice(list(TABLES))
+        topic = rng.choice(topics)
         changes.setdefault(topic, []).extend(_statement(rng, TABLES[topic], rows[topic]))
     return {topic: found for topic, found in changes.items() if found}
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -24,7 +24,7 @@ import pyarrow as pa
 from cdc.changes import D
 from cdc.errors import ViewError
 from cdc.positions import Vector
-from cdc.schema import NUMERIC_TEXT, TableSchema
+from cdc.schema import NUMERIC_TEXT
 from tests.views.fuzz_tables import (
     TABLES,
     Change,
@@ -119,7 +119,7 @@ class Group:
         """A reader's state after one cut; nothing published may be superfluous."""
         schema, topic, seen = records.schema, self.topics[name], set()
         places = [[c.name for c in schema.columns].index(k) for k in schema.key]
-        for op, row in zip(records.op.tolist(), _rows(records.rows), strict=True):
+        for op, row in zip(records.op.tolist(), tuples_of(records.rows), strict=True):
             key = tuple(_value(row[i]) for i in places)
             assert key not in seen, f"{name}: two records for {key} in one cut"
             seen.add(key)
@@ -131,10 +131,10 @@ class Group:
                 topic[key] = row
 
     def rows(self, name: str) -> list[Row]:
-        return _sorted(self.topics[name].values(), self.plans[name].output)
+        return list(self.topics[name].values())
 
 
-def _rows(rows: pa.RecordBatch) -> list[Row]:
+def tuples_of(rows: pa.RecordBatch) -> list[Row]:
     columns = [
         [None if v is None else Decimal(v) for v in c.storage.to_pylist()]
         if c.type == NUMERIC_TEXT
@@ -153,7 +153,8 @@ def _value(value: Any) -> Any:
     return value
 
 
-def _sorted(rows: Any, schema: TableSchema) -> list[Row]:
+def sorted_rows(rows: Iterable[Row]) -> list[Row]:
+    """Rows as both sides have them, numbers by value."""
     return sorted((tuple(_value(v) for v in row) for row in rows), key=repr)
 
 
@@ -168,7 +169,7 @@ def run_seed(
     rng = random.Random(seed)
     connection.execute("SELECT 1")  # begins the transaction that is rolled back at the end
     try:
-        views, plans = _views(connection, rng, seen)
+        views, plans = random_views(connection, rng, seen)
         if not plans:
             return
         group = Group(plans, folder, hash_bits)
@@ -177,7 +178,7 @@ def run_seed(
             before = {topic: dict(rows) for topic, rows in live.items()}
             changes = random_step(rng, live)
             group.step(changes)
-            _apply_to(connection, before, live)
+            apply_to(connection, before, live)
             for name in plans:
                 _check(connection, group, name, views[name], number, seen)
             if rng.random() < 0.4:
@@ -194,7 +195,7 @@ def run_seed(
         connection.rollback()
 
 
-def _views(
+def random_views(
     connection: Connection, rng: random.Random, seen: Counter[str]
 ) -> tuple[dict[str, View], dict[str, ViewPlan]]:
     generator = Generator(rng)
@@ -227,7 +228,7 @@ def _views(
     return generator.views, plans
 
 
-def _apply_to(connection: Connection, before: Rows, after: Rows) -> None:
+def apply_to(connection: Connection, before: Rows, after: Rows) -> None:
     with connection.cursor() as cursor:
         for topic, schema in TABLES.items():
             old, new, table = before[topic], after[topic], sql_name(topic)
@@ -258,11 +259,16 @@ def _check(
         return
     if blocked:
         raise Wrong(f"{name} is blocked, Postgres is not: {blocked}")
-    wanted, mine = _sorted(found, group.plans[name].output), group.rows(name)
+    compare(name, view, group.rows(name), found, f"after step {step}")
+
+
+def compare(name: str, view: View, mine: Sequence[Row], found: Sequence[Row], when: str) -> None:
+    """Raises Wrong when the rows differ."""
+    wanted, mine = sorted_rows(found), sorted_rows(mine)
     if wanted != mine:
         missing = [row for row in wanted if row not in mine]
         extra = [row for row in mine if row not in wanted]
-        raise Wrong(f"{name} after step {step}: {missing=} {extra=}\n{view.sql}")
+        raise Wrong(f"{name} {when}: {missing=} {extra=}\n{view.sql}")
 
 
 def main() -> None:

@@ -136,7 +136,8 @@ class Generator:
         return f"SELECT {body} FROM {source}{where}", columns, key
 
     def _picked(self, scope: Columns, count: int) -> list[tuple[str, str]]:
-        kinds = [self.rng.choice([k for k in scope.values() if k != "approx"] or ["int"])] * count
+        known = [k for k in scope.values() if k != "approx"] or ["int"]
+        kinds = [self.rng.choice(known) for _ in range(count)]
         kinds = [k if self.rng.random() < 0.5 else self.rng.choice(_EXACT) for k in kinds]
         return [(self.expr(scope, k, 2), k) for k in kinds]
 

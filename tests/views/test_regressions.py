@@ -14,6 +14,7 @@ VIEWS: Views = {
                               FROM shop.a GROUP BY v""",
     "where_above_a_later_right_join": """SELECT a.id, b.id AS b_id, z.id AS z_id FROM shop.a
         LEFT JOIN shop.b ON b.id = a.b_id RIGHT JOIN shop.b z ON z.v = a.v WHERE a.id > 3""",
+    "nan_has_one_sign": "SELECT id, f - f AS none FROM shop.a",
     "nothing_read_of_an_ungrouped_aggregate": """SELECT DISTINCT 1 AS one
         FROM (SELECT count(*) AS n FROM shop.a) x""",
 }
