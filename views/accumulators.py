@@ -114,12 +114,11 @@ class NumericSum:
 
     def add(self, columns: Sequence[pa.Array], portion: Portion) -> list[pa.Array]:
         assert portion.values is not None
-        texts = portion.values.storage
-        valid = np.flatnonzero(np.asarray(texts.is_valid()))
+        valid = np.flatnonzero(np.asarray(portion.values.is_valid()))
         states = slow_sums.add_numerics(
             columns[0].to_pylist(),
             portion.group_of_rows()[valid],
-            texts.take(pa.array(valid)).to_pylist(),
+            portion.values.take(pa.array(valid)),
             portion.weights[valid],
         )
         return [pa.array(states, pa.binary())]
@@ -167,7 +166,11 @@ def read_avg(
     """avg(x) for x of type `kind`; NULL where no value is there. Raises OverflowError."""
     if pa.types.is_floating(kind):
         return _with_nulls(_floats(columns, np.maximum(counts, 1), result), counts == 0)
-    sums = read_sum(kind, columns, counts, NUMERIC_TEXT)
+    if isinstance(kind, pa.ExtensionType):
+        sums = read_sum(kind, columns, counts, NUMERIC_TEXT)
+    else:
+        scale = 0 if pa.types.is_integer(kind) else kind.scale
+        sums = wide_sums.exact([column.to_numpy() for column in columns], scale)
     return _numerics(finish_avg(sums, counts).storage, result)
 
 

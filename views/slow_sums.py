@@ -20,12 +20,19 @@ from decimal import Context, Decimal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from cdc.changes import Int64s
+from views import fixed, wide_sums
+from views.fixed import DIGITS_MAX, Fixed
+from views.numeric import FEW
 
+_SCALES = DIGITS_MAX + 1
 _UNIT_BITS = 1074
 _LIMB = 32
 _EXACT = Context(prec=200_000)
+# Python's str refuses some longer integers.
+_LONG = 10**1000
 
 
 def float_limbs(values: npt.NDArray[np.float64], weights: Int64s) -> tuple[Int64s, Int64s, Int64s]:
@@ -101,28 +108,69 @@ def float_quotients(states: Sequence[bytes], divisors: Sequence[int]) -> list[fl
 
 _SPECIAL = ("NaN", "Infinity", "-Infinity")
 
+Parts = dict[str, list[int]]
+"""Per scale (or special value) the count and the sum of the unscaled values."""
+
 
 def add_numerics(
-    states: Sequence[bytes], groups: Int64s, values: Sequence[str], weights: Int64s
+    states: Sequence[bytes], groups: Int64s, values: pa.Array, weights: Int64s
 ) -> list[bytes]:
-    """The groups' states after adding the numeric values[i] weights[i] times to groups[i]."""
-    changed: dict[int, dict[str, list[int]]] = {}
-    for group, text, weight in zip(groups.tolist(), values, weights.tolist(), strict=True):
-        parts = changed.get(group)
-        if parts is None:
-            parts = changed[group] = json.loads(states[group] or b"{}")
-        if text in _SPECIAL:
-            scale, unscaled = text, 0
-        else:
-            whole, _, fraction = text.partition(".")
-            scale, unscaled = str(len(fraction)), int(whole + fraction)
-        part = parts.setdefault(scale, [0, 0])
-        part[0] += weight
-        part[1] += unscaled * weight
+    """The groups' states after adding the numeric values[i] weights[i] times to groups[i].
+
+    `values`: NUMERIC_TEXT without NULL.
+    """
+    changed: dict[int, Parts] = {}
+    one_by_one = np.arange(len(groups))
+    if len(groups) > FEW:
+        operand = fixed.read(values)
+        one_by_one = np.flatnonzero(False if operand.rest is None else operand.rest)
+        _add_batch(changed, groups, operand, weights)
+    late = values.storage.take(pa.array(one_by_one)).to_pylist()
+    for row, text in zip(one_by_one, late, strict=True):
+        scale, unscaled = _split(text)
+        _add_part(changed, int(groups[row]), scale, int(weights[row]), unscaled * int(weights[row]))
     out = list(states)
-    for group, parts in changed.items():
+    for group, added in changed.items():
+        parts = json.loads(states[group]) if states[group] else {}
+        for scale, (count, total) in added.items():
+            old = parts.get(scale, (0, 0))
+            parts[scale] = [old[0] + count, old[1] + total]
         out[group] = json.dumps({k: v for k, v in sorted(parts.items()) if v[0]}).encode()
     return out
+
+
+def _split(text: str) -> tuple[str, int]:
+    """(scale or special value, unscaled value)."""
+    if text in _SPECIAL:
+        return text, 0
+    whole, _, fraction = text.partition(".")
+    return str(len(fraction)), int(whole + fraction)
+
+
+def _add_part(changed: dict[int, Parts], group: int, scale: str, count: int, total: int) -> None:
+    part = changed.setdefault(group, {}).setdefault(scale, [0, 0])
+    part[0] += count
+    part[1] += total
+
+
+def _add_batch(changed: dict[int, Parts], groups: Int64s, given: Fixed, weights: Int64s) -> None:
+    """Add the numbers to the changes, summed per group and scale."""
+    if given.rest is not None:
+        weights = np.where(given.rest, 0, weights)
+    slot = groups * _SCALES + given.shown
+    order = np.argsort(slot, kind="stable")
+    slot = slot[order]
+    starts = np.flatnonzero(np.concatenate([[True], slot[1:] != slot[:-1]]))
+    counts = np.add.reduceat(weights[order], starts)
+    limbs = wide_sums.limbs_of(given.numbers)
+    sums = [np.add.reduceat((limb * weights)[order], starts) for limb in limbs]
+    # Of numbers with less than the common scale the sum ends in as many zeros more.
+    units = [10 ** (given.scale - shown) for shown in range(given.scale + 1)]
+    places = zip(slot[starts].tolist(), counts.tolist(), wide_sums.integers(sums), strict=True)
+    for place, count, total in places:
+        group, shown = divmod(place, _SCALES)
+        if count or total:
+            _add_part(changed, group, str(shown), count, total // units[shown])
 
 
 def numeric_sums(states: Sequence[bytes]) -> list[str]:
@@ -138,4 +186,8 @@ def _numeric_sum(parts: dict[str, list[int]]) -> str:
         return "0"
     scale = max(map(int, parts))
     total = sum(amount * 10 ** (scale - int(s)) for s, (_, amount) in parts.items())
-    return f"{Decimal(total).scaleb(-scale, _EXACT):f}"
+    if abs(total) >= _LONG:
+        return f"{Decimal(total).scaleb(-scale, _EXACT):f}"
+    digits = str(abs(total)).rjust(scale + 1, "0")
+    sign = "-" if total < 0 else ""
+    return f"{sign}{digits[:-scale]}.{digits[-scale:]}" if scale else sign + digits

@@ -12,15 +12,18 @@ from collections.abc import Sequence
 from decimal import Context, Decimal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from cdc.changes import Int64s
+from cdc.changes import Bools, Int64s
 from cdc.schema import NUMERIC_TEXT
+from views.fixed import of_words, plain_text
 
 _MASK = np.int64(0xFFFFFFFF)
 _SHIFT = np.int64(32)
-# Arrow prints decimals in scientific notation once they have more leading zeros than this.
-_SCIENTIFIC_SCALE = 6
+# Sums whose highest limb is smaller have at most 38 digits.
+_NEAR_38_DIGITS = 10**38 >> 96
 _WIDE = Context(prec=100)
 
 
@@ -70,50 +73,70 @@ def to_array(limbs: Sequence[Int64s], scale: int, kind: pa.DataType) -> pa.Array
 
     Raises OverflowError when a sum does not fit `kind`.
     """
-    narrow = _fits_int64(limbs)
     if pa.types.is_integer(kind):
-        if not narrow.all():
+        if not _fits_int64(limbs).all():
             raise OverflowError(f"a sum is out of range for {kind}")
         return pa.array(_int64(limbs)).cast(kind)
     if isinstance(kind, pa.ExtensionType):
-        return NUMERIC_TEXT.wrap_array(_texts(limbs, narrow, scale))
-    return _decimals(limbs, narrow, scale).cast(kind)
+        return NUMERIC_TEXT.wrap_array(_texts(limbs, scale))
+    if not _fit_decimal128(limbs):
+        raise OverflowError("a sum has more than 38 digits")
+    return of_words(_words_of(limbs), None, scale).cast(kind)
+
+
+def exact(limbs: Sequence[Int64s], scale: int) -> pa.Array:
+    """Carried sums as decimal128(38, scale); as canonical text when one has more digits."""
+    kind = pa.decimal128(38, scale) if _fit_decimal128(limbs) else NUMERIC_TEXT
+    return to_array(limbs, scale, kind)
 
 
 def _int64(limbs: Sequence[Int64s]) -> Int64s:
     return (limbs[1] << _SHIFT) | limbs[0]
 
 
-def _fits_int64(limbs: Sequence[Int64s]) -> np.ndarray:
+def _fits_int64(limbs: Sequence[Int64s]) -> Bools:
     if len(limbs) == 2:
-        return (limbs[1] >= -(2**31)) & (limbs[1] < 2**31)
+        return _is_int32(limbs[1])
     sign = np.where(limbs[1] >= 2**31, np.int64(-1), np.int64(0))
-    return (limbs[2] == (sign & _MASK)) & (limbs[3] == sign)
+    fits: Bools = (limbs[2] == (sign & _MASK)) & (limbs[3] == sign)
+    return fits
 
 
-def _texts(limbs: Sequence[Int64s], narrow: np.ndarray, scale: int) -> pa.Array:
-    if narrow.all() and scale == 0:
+def _is_int32(limb: Int64s) -> Bools:
+    fits: Bools = (limb >= -(2**31)) & (limb < 2**31)
+    return fits
+
+
+def _words_of(limbs: Sequence[Int64s]) -> npt.NDArray[np.int64]:
+    """The sums as (low, high) words of 64 bits; wrapped around where they need more."""
+    words = np.empty((len(limbs[0]), 2), np.int64)
+    words[:, 0] = _int64(limbs)
+    words[:, 1] = limbs[1] >> _SHIFT if len(limbs) == 2 else (limbs[3] << _SHIFT) | limbs[2]
+    return words
+
+
+def _fit_decimal128(limbs: Sequence[Int64s]) -> bool:
+    """Whether every sum has at most 38 digits."""
+    if len(limbs) == 2:
+        return True
+    near = ~_is_int32(limbs[3]) | (np.abs(limbs[3]) >= _NEAR_38_DIGITS)
+    return all(abs(value) < 10**38 for value in integers([limb[near] for limb in limbs]))
+
+
+def _texts(limbs: Sequence[Int64s], scale: int) -> pa.Array:
+    if scale == 0 and _fits_int64(limbs).all():
         return pa.array(_int64(limbs)).cast(pa.string())
-    if narrow.all() and scale <= _SCIENTIFIC_SCALE:
-        return _decimals(limbs, narrow, scale).cast(pa.string())
-    return pa.array([f"{Decimal(v).scaleb(-scale, _WIDE):f}" for v in integers(limbs)], pa.string())
-
-
-def _decimals(limbs: Sequence[Int64s], narrow: np.ndarray, scale: int) -> pa.Array:
-    if not narrow.all():
-        wide = [Decimal(v).scaleb(-scale, _WIDE) for v in integers(limbs)]
-        if any(abs(v) >= 10**38 for v in integers(limbs)):
-            raise OverflowError("a sum has more than 38 digits")
-        return pa.array(wide, pa.decimal128(38, scale))
-    low = _int64(limbs)
-    words = np.empty((len(low), 2), np.int64)
-    words[:, 0], words[:, 1] = low, low >> np.int64(63)
-    return pa.Array.from_buffers(
-        pa.decimal128(38, scale), len(low), [None, pa.py_buffer(words.tobytes())]
-    )
+    texts = plain_text(of_words(_words_of(limbs), None, scale))
+    if len(limbs) == 2 or _is_int32(limbs[3]).all():
+        return texts
+    wide = ~_is_int32(limbs[3])
+    late = [
+        f"{Decimal(v).scaleb(-scale, _WIDE):f}" for v in integers([limb[wide] for limb in limbs])
+    ]
+    return pc.replace_with_mask(texts, pa.array(wide), pa.array(late, pa.string()))
 
 
 def integers(limbs: Sequence[Int64s]) -> list[int]:
-    """The sums as Python integers: for the few that leave 64 bits."""
+    """The sums as Python integers: for the few that leave 128 bits."""
     rows = zip(*(limb.tolist() for limb in limbs), strict=True)
     return [sum(limb << (32 * i) for i, limb in enumerate(row)) for row in rows]
