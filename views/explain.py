@@ -14,8 +14,17 @@ from typing import Any
 from views.describe import describe
 from views.explain_node import plan_lines
 from views.keys import plain
-from views.plan import Aggregate, Distinct, Expr, Join, Node, Scan, ViewPlan
-from views.planner import children, scans
+from views.plan import (
+    Aggregate,
+    Distinct,
+    Expr,
+    Join,
+    Node,
+    Scan,
+    ViewPlan,
+    children,
+    scans,
+)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from views.plan import Expr, Field
 from views.resolve import Relation, Scope, fold
 from views.rewrite import columns_of, refs
 from views.typed import NotTyped
+from views.types import base
 
 Item = tuple[tuple[Relation, ...], Planned]
 
@@ -146,7 +147,12 @@ def _condition(
 ) -> list[Expr]:
     if join.args.get("using"):
         names = join.args["using"]
-        return [_using(text, join, name, left, right, merged) for name in names]
+        equal = [_using(text, join, name, left, right, merged) for name in names]
+        # `*` begins with the columns of the last USING, in its order.
+        before = dict(merged)
+        merged.clear()
+        merged.update({fold(name): before[fold(name)] for name in names} | before)
+        return equal
     on = join.args.get("on")
     if on is None:
         return []
@@ -166,8 +172,20 @@ def _using(
 ) -> Expr:
     a = Scope(left, merged).column(text, join, None, name)
     b = Scope(right).column(text, join, None, name)
-    merged[fold(name)] = b if join.side == "RIGHT" else a
     try:
-        return typed.compare("=", *refs((a, b)))
+        equal = typed.compare("=", *refs((a, b)))
+        merged[fold(name)] = _merged(join, a, b)
     except NotTyped as error:
         raise text.refused(join, error.what, error.hint) from None
+    return equal
+
+
+def _merged(join: exp.Join, a: Field, b: Field) -> Field:
+    """The one column that USING makes of two: the kept side's, in the type of both. NotTyped."""
+    type, _ = typed.unite(refs((a, b)), "JOIN/USING")
+    kept = {"LEFT": (a,), "RIGHT": (b,)}.get(join.side, (a, b))
+    for side in kept:
+        if base(side.sql_type) == base(type.sql):
+            return side
+    what = f"USING of {a.sql_type} and {b.sql_type} is not supported here"
+    raise NotTyped(what, "write ON left.column = right.column")

@@ -33,7 +33,6 @@ from views.operators_aggregate import Aggregate
 from views.operators_join import Arrange, Arranged, InnerJoin, LeftJoin, Shape, Side
 from views.operators_linear import Filter, Operator, Project, Select, Slots, UnionAll
 from views.output import ViewOutput
-from views.planner import children, scans
 from views.readings import Readings
 
 _FORMAT = 2
@@ -138,7 +137,7 @@ class _Compiler:
     def _failing_of(self, node: p.Node) -> list[FailingRows]:
         """What fails in the subtree, which is the view's own."""
         found = list(self._node_failing.get(node, ()))
-        for child in children(node):
+        for child in p.children(node):
             found += self._failing_of(child)
         return list(dict.fromkeys(found))
 
@@ -353,7 +352,7 @@ def _table_inputs(
     """The group's tables, each with the columns that any view needs and its key."""
     used: dict[str, set[str]] = {}
     for plan in plans.values():
-        for scan in scans(plan.root):
+        for scan in p.scans(plan.root):
             if not scan.input.startswith(_VIEW):
                 used.setdefault(scan.input, set()).update(scan.source_columns)
     found = {}

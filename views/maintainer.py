@@ -27,8 +27,8 @@ from cdc.schema import TableSchema
 from compaction.runs import Run
 from views.checkpoint import Checkpoints, Snapshot, Stand, snapshot
 from views.graph import Graph
-from views.plan import ViewPlan
-from views.planner import plan_views, scans
+from views.plan import ViewPlan, scans
+from views.planner import plan_views
 from views.publishing import Publisher
 from views.recovery import resume
 from views.status import StatusFile

@@ -14,8 +14,8 @@ from cdc.source import Finding
 from views import explain, oracle
 from views.maintainer import maintain
 from views.parse import SqlText, parse_select
-from views.plan import ViewPlan
-from views.planner import catalog_of, plan_view, plan_views, scans
+from views.plan import ViewPlan, scans
+from views.planner import catalog_of, plan_view, plan_views
 from views.references import ordered, references
 from views.resolve import Catalog
 from views.status import read_status

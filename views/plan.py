@@ -166,6 +166,22 @@ class UnionAll:
 Node = Scan | Filter | Project | Join | Aggregate | Distinct | UnionAll
 
 
+def scans(node: Node) -> list[Scan]:
+    """The scans of a plan, from left to right."""
+    if isinstance(node, Scan):
+        return [node]
+    return [s for child in children(node) for s in scans(child)]
+
+
+def children(node: Node) -> tuple[Node, ...]:
+    """The inputs of a node, from left to right."""
+    if isinstance(node, Scan):
+        return ()
+    if isinstance(node, Join):
+        return (node.left, node.right)
+    return node.children if isinstance(node, UnionAll) else (node.child,)
+
+
 @dataclass(frozen=True)
 class ViewPlan:
     """A view, planned. `inputs` are the topics read; `output` is the schema of `view.<name>`,

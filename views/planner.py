@@ -14,7 +14,17 @@ from views.explain_node import plan_lines
 from views.joins import Planned
 from views.keys import plain
 from views.parse import SqlText, parse_select
-from views.plan import Distinct, Filter, Join, Node, Project, Scan, UnionAll, ViewPlan
+from views.plan import (
+    Distinct,
+    Filter,
+    Node,
+    Project,
+    Scan,
+    UnionAll,
+    ViewPlan,
+    children,
+    scans,
+)
 from views.references import ordered, references
 from views.resolve import Catalog
 from views.rewrite import fused, pruned, refs
@@ -82,22 +92,6 @@ def catalog_of(
         if v.group != view.group
     }
     return Catalog(tables, same, elsewhere, view.source)
-
-
-def scans(node: Node) -> list[Scan]:
-    """The scans of a plan, from left to right."""
-    if isinstance(node, Scan):
-        return [node]
-    return [s for child in children(node) for s in scans(child)]
-
-
-def children(node: Node) -> tuple[Node, ...]:
-    """The inputs of a node, from left to right."""
-    if isinstance(node, Scan):
-        return ()
-    if isinstance(node, Join):
-        return (node.left, node.right)
-    return node.children if isinstance(node, UnionAll) else (node.child,)
 
 
 def _checked_names(text: SqlText, output: Output) -> tuple[str, ...]:

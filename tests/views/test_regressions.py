@@ -35,3 +35,18 @@ def test_equals_the_recomputation(name: str) -> None:
 def test_a_select_without_columns_is_refused() -> None:
     with pytest.raises(ViewError, match="without columns"):
         plans_of({"empty": "SELECT FROM shop.a"})
+
+
+def test_a_column_merged_by_using_has_the_common_type() -> None:
+    joined = "SELECT v * 2 AS twice, count(*) AS n FROM shop.a {} (SELECT id AS v FROM shop.b) x"
+    plan = plans_of({"wide": joined.format("JOIN") + " USING (v) GROUP BY 1"})["wide"]
+    assert plan.output.column("twice").sql_type == "bigint"
+    with pytest.raises(ViewError, match="USING of integer and bigint"):
+        plans_of({"wide": joined.format("LEFT JOIN") + " USING (v) GROUP BY 1"})
+
+
+def test_star_begins_with_the_columns_of_the_last_using() -> None:
+    sql = """SELECT * FROM (SELECT id, v, name FROM shop.a) a JOIN (SELECT id, w FROM shop.b) b
+             USING (id) JOIN (SELECT id AS b_id, v, f FROM shop.a) c USING (v)"""
+    plan = plans_of({"all": (sql, ("id", "b_id"))})["all"]
+    assert [c.name for c in plan.output.columns] == ["v", "id", "name", "w", "b_id", "f"]
