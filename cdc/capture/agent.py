@@ -184,6 +184,8 @@ class _Agent:
 
     def _snapshot_piece(self, piece: Piece, before: Mapping[str, Mapping[int, int]]) -> None:
         if not piece.whole:
+            if not piece.num_rows:
+                return
             self._partial(piece)
             faults.point("capture.snapshot_piece")
             return

@@ -30,15 +30,18 @@ from cdc.changes import ChangeBatch, R
 from cdc.errors import CdcError, SourceError
 from cdc.positions import Lsn
 from cdc.postgres.catalog import PgTable
+from cdc.postgres.connection import Connection
 from cdc.postgres.snapshot_worker import (
     DONE,
     ERROR,
     HEAD,
+    LOCKED_OUT,
     READY,
     ROWS,
     Assignment,
     CopyTable,
     Range,
+    copy_rows,
 )
 from cdc.schema import TableSchema
 from cdc.source import Piece
@@ -83,25 +86,31 @@ class SnapshotReader:
     plan: SnapshotPlan
     progress: Progress
     workers: Sequence[Worker]
+    holder: Connection
+    _ready: list[Worker] = field(default_factory=list)
+    _tables: dict[str, CopyTable] = field(default_factory=dict)
     _queue: queue.Queue[Any] = field(default_factory=lambda: queue.Queue(QUEUE_PIECES))
     _stopping: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> None:
-        """Start the workers, and return when all have imported the snapshot."""
-        tables = {
+        """Return when the workers have imported the snapshot and hold the tables' locks; the
+        agent goes on without those that did not get them, if need be with `holder` alone."""
+        self._tables = {
             name: CopyTable(
                 self.plan.schemas[name], table.quoted, {c.name: c.kind for c in table.columns}
             )
             for name, table in self.plan.tables.items()
         }
-        assignment = pickle.dumps(Assignment(self.plan.url, self.plan.snapshot, tables))
+        assignment = pickle.dumps(Assignment(self.plan.url, self.plan.snapshot, self._tables))
         for worker in self.workers:
             worker.stdin.write(assignment)
             worker.stdin.flush()
         for worker in self.workers:
             kind, body = _receive(worker)
-            if kind != READY:
+            if kind == READY:
+                self._ready.append(worker)
+            elif kind != LOCKED_OUT:
                 raise _error_of(kind, body)
 
     def pieces(self, max_piece_bytes: int) -> Iterator[Piece]:
@@ -111,8 +120,12 @@ class SnapshotReader:
         for part in cut_into_ranges(self.plan.tables.values()):
             ranges.put(part)
             count += 1
-        for worker in self.workers:
+        for worker in self._ready:
             thread = threading.Thread(target=self._move, args=(worker, ranges), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        if not self._ready:
+            thread = threading.Thread(target=self._read_here, args=(ranges,), daemon=True)
             thread.start()
             self._threads.append(thread)
         yield from self._collect(count, max_piece_bytes)
@@ -126,7 +139,11 @@ class SnapshotReader:
         commit_us = time.time_ns() // 1000
         held: list[tuple[str, ChangeBatch]] = []
         while ranges:
-            item = self._queue.get()
+            try:
+                item = self._queue.get(timeout=1.0)
+            except queue.Empty:  # so that the agent can stop
+                yield self._piece(())
+                continue
             if isinstance(item, BaseException):
                 raise item
             if isinstance(item, _Done):
@@ -183,6 +200,17 @@ class SnapshotReader:
                 pickle.dump(part, worker.stdin)
                 worker.stdin.flush()
                 self._one_range(worker, part)
+        except BaseException as error:
+            self._put(error)
+
+    def _read_here(self, ranges: queue.SimpleQueue[Range]) -> None:
+        """No worker got the locks: read on the connection that has them."""
+        try:
+            while not (ranges.empty() or self._stopping.is_set()):
+                part = ranges.get()
+                for rows in copy_rows(self.holder, self._tables[part.table], part):
+                    self._put((part.table, rows))
+                self._put(_Done(part))
         except BaseException as error:
             self._put(error)
 

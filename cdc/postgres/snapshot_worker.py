@@ -4,7 +4,8 @@ Run as `python -m cdc.postgres.snapshot_worker`. On stdin a pickled `Assignment`
 `Range` after another; end of file ends the process. On stdout, per message, a kind byte, a length
 (uint64) and the body:
 
-    R  ready: the exported snapshot is imported           empty
+    R  ready: snapshot imported, all tables locked        empty
+    L  not ready: a table's lock was not to be had        empty
     B  rows of the range, as an Arrow IPC stream          one record batch
     D  the range is done                                  empty
     E  an error                                           a pickled CdcError
@@ -19,10 +20,11 @@ import io
 import pickle
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import psycopg
 import pyarrow as pa
 from psycopg import pq, sql
 
@@ -33,7 +35,8 @@ from cdc.postgres.types import PgType, copy_expression
 from cdc.schema import TableSchema
 
 HEAD = struct.Struct(">cQ")
-READY, ROWS, DONE, ERROR = b"R", b"B", b"D", b"E"
+READY, LOCKED_OUT, ROWS, DONE, ERROR = b"R", b"L", b"B", b"D", b"E"
+LOCK_TIMEOUT_S = 3
 DECODE_BYTES = 4 * 2**20
 """COPY data decoded at once: large enough for vectors, small enough for the caches."""
 
@@ -130,6 +133,9 @@ def serve(commands: BinaryIO, send: Callable[[bytes, bytes | pa.Buffer], None]) 
     connection = connect(assignment.url)
     with source_errors(assignment.url):
         import_snapshot(connection, assignment.snapshot)
+        if not _locked(connection, assignment.tables.values()):
+            send(LOCKED_OUT, b"")
+            return
         send(READY, b"")
         while (part := _next(commands)) is not None:
             for rows in copy_rows(connection, assignment.tables[part.table], part):
@@ -137,6 +143,18 @@ def serve(commands: BinaryIO, send: Callable[[bytes, bytes | pa.Buffer], None]) 
                     send(ROWS, _ipc(rows))
             send(DONE, b"")
     connection.close()
+
+
+def _locked(connection: Connection, tables: Iterable[CopyTable]) -> bool:
+    """Lock all tables now. Later it could be for ever: a TRUNCATE that waits for the snapshot's
+    other sessions would stand before us in the queue, and wait for us too."""
+    connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'".encode())
+    try:
+        for table in tables:
+            connection.execute(f"LOCK TABLE ONLY {table.quoted} IN ACCESS SHARE MODE".encode())
+    except psycopg.errors.LockNotAvailable:
+        return False
+    return True
 
 
 def _next(commands: BinaryIO) -> Range | None:

@@ -42,6 +42,7 @@ from cdc.schema import TableSchema
 from cdc.source import Finding, History, Piece
 
 Progress = Callable[..., None]
+PIN_ATTEMPTS = 20
 
 
 def _silent(**facts: object) -> None:
@@ -134,17 +135,14 @@ class PostgresSource:
 
     def snapshot(self, tables: Sequence[str], max_piece_bytes: int) -> Iterator[Piece]:
         url = self._config.url
-        nodes = {name: table.filenode for name, table in self._tables.items()}
-        exporter = connect_replication(url)
-        holder = connect(url)
+        exporter, holder = connect_replication(url), connect(url)
         try:
             with source_errors(url):
-                position, exported = self._create_slot(exporter)
-                import_snapshot(holder, exported)
-                chosen = self._locked(holder, tables, nodes)
+                position, exported, chosen = self._pinned(exporter, holder, tables)
+            nodes = {name: table.filenode for name, table in self._tables.items()}
             schemas = {name: self._schema(table) for name, table in chosen.items()}
             plan = SnapshotPlan(url, exported, position, chosen, schemas)
-            reader = SnapshotReader(plan, self.progress, self._launched() if chosen else ())
+            reader = SnapshotReader(plan, self.progress, self._launched() if chosen else (), holder)
             try:
                 reader.start()
                 exporter.finish()
@@ -171,24 +169,36 @@ class PostgresSource:
         assert point is not None and exported is not None
         return Lsn.parse(point), exported
 
-    def _locked(
-        self, holder: Connection, tables: Sequence[str], nodes: Mapping[str, int]
-    ) -> dict[str, PgTable]:
-        """The tables, locked against DDL until the snapshot ends; read through its snapshot."""
+    def _pinned(
+        self, exporter: PGconn, holder: Connection, tables: Sequence[str]
+    ) -> tuple[Lsn, str, dict[str, PgTable]]:
+        """A new slot, its snapshot, and the tables as it sees them, locked against DDL until the
+        snapshot ends. Again, when one was rewritten between the slot and its lock: what was
+        rewritten then is invisible to the snapshot, and not in the stream."""
+        rewritten: list[str] = []
+        for _ in range(PIN_ATTEMPTS):
+            position, exported = self._create_slot(exporter)
+            import_snapshot(holder, exported)
+            found = self._locked(holder, tables)
+            rewritten = [n for n, t in found.items() if t.filenode != self._tables[n].filenode]
+            if not rewritten:
+                return position, exported, found
+            holder.execute("ROLLBACK")
+            slot.drop_slot(self._catalog(), self._config.slot)
+            self._tables = catalog.read_tables(self._catalog(), self._config.tables)
+        raise SourceError(
+            "the table is rewritten or truncated all the time: no snapshot of it can be begun",
+            where=rewritten[0],
+            hint="start again when that has stopped: nothing was published",
+        )
+
+    def _locked(self, holder: Connection, tables: Sequence[str]) -> dict[str, PgTable]:
         if not tables:
             return {}
         for name in tables:
             quoted = self._tables[name].quoted
             holder.execute(f"LOCK TABLE ONLY {quoted} IN ACCESS SHARE MODE".encode())
-        found = catalog.read_named(holder, list(tables))
-        for name, table in found.items():
-            if table.filenode != nodes[name]:
-                raise SourceError(
-                    "the table was rewritten while the snapshot began",
-                    where=name,
-                    hint="start again: nothing was published",
-                )
-        return found
+        return catalog.read_named(holder, list(tables))
 
     def _schema(self, table: PgTable) -> TableSchema:
         """The topic's newest version where the table still has it, else its successor."""

@@ -224,3 +224,16 @@ def test_generated_columns_are_refused(capture: Capture) -> None:
     assert [f.what for f in capture.source().check() if f.severity == "error"] == [
         "generated columns are not sent by the server: g"
     ]
+
+
+def test_a_truncate_that_waits_for_the_snapshot_does_not_stop_it(capture: Capture) -> None:
+    """It stands in the lock's queue before workers that come later."""
+    capture.sql(
+        "CREATE TABLE t (id int PRIMARY KEY, x text)",
+        "INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 200000) g",
+    )
+    with capture.running() as agent:
+        for _ in range(5):
+            capture.sql("TRUNCATE t", "INSERT INTO t SELECT g FROM generate_series(1, 1000) g")
+        agent.caught_up()
+    capture.assert_equal("public.t")
