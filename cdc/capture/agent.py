@@ -27,7 +27,7 @@ from cdc.capture.feed import Feed
 from cdc.capture.reconcile import stale_keys
 from cdc.changes import ChangeBatch, concat
 from cdc.config import SourceConfig
-from cdc.errors import LogError, SourceError
+from cdc.errors import LogError, SchemaChanged, SourceError
 from cdc.frontiers import Frontier
 from cdc.log.api import Log, Producer, Reader, TopicSpec
 from cdc.positions import Lsn, NativePosition, Vector
@@ -95,6 +95,9 @@ class _Agent:
         else:
             self.frontier = newest
             self._resume_numbers(newest)
+            if newest.positions and self.config.snapshot == "only":
+                self._end_after_snapshot()
+                return
         self.schemas = self._topic_schemas()
         self._refuse_new_tables(newest)
         self.source.open(newest, self.schemas, self._history)
@@ -102,10 +105,13 @@ class _Agent:
         if (newest is None or not newest.positions) and not self._snapshot():
             return
         if self.config.snapshot == "only":
-            self.source.remove()
-            self.report(state="stopped", position=str(self.frontier.positions))
+            self._end_after_snapshot()
             return
         self._stream()
+
+    def _end_after_snapshot(self) -> None:
+        self.source.remove()
+        self.report(state="stopped", position=str(self.frontier.positions))
 
     def _refuse_leftovers(self) -> None:
         mine = [t for t in self.reader.topics() if t.startswith(f"{self.config.name}.")]
@@ -139,11 +145,12 @@ class _Agent:
         known = {t.removeprefix(f"{self.config.name}.") for t in newest.schema_versions}
         new = sorted(set(self.source.tables()) - known)
         if new:
-            raise SourceError(
+            raise SchemaChanged(
                 f"added after the first snapshot: {', '.join(new)}",
                 where=self.config.name,
-                hint="tables cannot be added to a running source yet: give them a source of "
-                f"their own, or cdc remove {self.config.name} and start again",
+                hint="tables cannot be added to a source yet: leave them out of its `tables` and "
+                f"give them a source of their own, or cdc remove {self.config.name} and start "
+                "again",
             )
 
     def _history(self, table: str) -> Iterator[ChangeBatch]:
@@ -314,8 +321,8 @@ class _Agent:
         self._append([], self._record(False, resume))
 
     def _kept_notes(self) -> dict[str, Any]:
-        kept = self.frontier.resume.get("filenodes")
-        return {} if kept is None else {"filenodes": kept}
+        kept = self.frontier.resume
+        return {name: kept[name] for name in ("filenodes", "marks") if name in kept}
 
     def _record(
         self,

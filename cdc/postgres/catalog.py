@@ -48,7 +48,7 @@ class PgTable:
     """One table as it is now. `identity` is relreplident: d, n, f, i.
 
     `key` is empty where the table has no usable key. `rows` and `pages` are the server's
-    estimates. `generated` names generated columns, which are not captured.
+    estimates. `generated` names generated columns, which are not captured. `mark`: COLUMNS_MARK.
     """
 
     oid: int
@@ -62,6 +62,7 @@ class PgTable:
     rows: int
     pages: int
     kind: str
+    mark: str
 
     def schema(self, version: int = 1) -> TableSchema:
         """The table's schema; `missing` values are those of columns added with a default."""
@@ -148,11 +149,17 @@ def read_named(connection: Connection, names: Sequence[str]) -> dict[str, PgTabl
     return {row[1]: _table(row, columns[row[0]], keys) for row in relations}
 
 
-_RELATIONS = """
+COLUMNS_MARK = """(
+    SELECT coalesce(md5(string_agg(a.attnum || ':' || a.xmin::text, ',' ORDER BY a.attnum)), '')
+    FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0)"""
+"""Another text whenever ALTER TABLE touched a column of pg_class `c`."""
+
+_RELATIONS = f"""
 SELECT c.oid::int8, n.nspname || '.' || c.relname, quote_ident(n.nspname) || '.' ||
        quote_ident(c.relname), coalesce(pg_relation_filenode(c.oid), 0)::int8,
        c.relreplident::text, greatest(c.reltuples, 0)::int8,
-       (pg_relation_size(c.oid) / current_setting('block_size')::int8)::int8, c.relkind::text
+       (pg_relation_size(c.oid) / current_setting('block_size')::int8)::int8,
+       CASE c.relpersistence WHEN 'u' THEN 'u' ELSE c.relkind::text END, {COLUMNS_MARK}
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY (%s) ORDER BY 2
 """
@@ -204,7 +211,7 @@ def _table(
     columns: Iterable[PgColumn],
     keys: Mapping[tuple[int, str], list[str]],
 ) -> PgTable:
-    oid, name, quoted, filenode, identity, rows, pages, kind = row
+    oid, name, quoted, filenode, identity, rows, pages, kind, mark = row
     which = {"d": "primary", "f": "primary", "i": "identity"}.get(identity, "")
     columns = tuple(columns)
     return PgTable(
@@ -219,6 +226,7 @@ def _table(
         rows,
         pages,
         kind,
+        mark,
     )
 
 
@@ -233,7 +241,9 @@ def require_keys(tables: Mapping[str, PgTable]) -> None:
 def table_problem(table: PgTable) -> tuple[str, str] | None:
     """Why a table cannot be captured, and the remedy."""
     if table.kind == "p":
-        return "partitioned tables cannot be captured yet", "list its partitions instead"
+        return "partitioned tables cannot be captured yet", "list its partitions by name"
+    if table.kind == "u":
+        return "unlogged tables are not in the WAL", f"ALTER TABLE {table.quoted} SET LOGGED"
     if table.generated:
         names = ", ".join(table.generated)
         return (

@@ -34,6 +34,7 @@ def _findings(config: SourceConfig, connection: Connection) -> Iterator[Finding]
         yield Finding("error", config.name, "the server is a standby", "capture the primary")
     yield from _settings(config, connection)
     yield from _tables(config, connection)
+    yield from _publication(config, connection)
     yield from _slot(config, connection, server)
 
 
@@ -123,6 +124,14 @@ def _tables(config: SourceConfig, connection: Connection) -> Iterator[Finding]:
                 f"carried as text: {', '.join(as_text)}",
                 "values are exact; the whole stream is text then, which is slower",
             )
+
+
+def _publication(config: SourceConfig, connection: Connection) -> Iterator[Finding]:
+    there = publication.published(connection, config.publication)
+    tables = catalog.read_tables(connection, config.tables)
+    wrong = publication.problem(there, config.publication, tables, resuming=False)
+    if wrong is not None:
+        yield Finding("error", wrong.where, wrong.what, wrong.hint)
 
 
 def _slot(

@@ -28,6 +28,7 @@ from cdc.postgres.connection import (
 )
 from cdc.postgres.pieces import BARRIER_PREFIX
 from cdc.postgres.receive import Receiver
+from cdc.postgres.rewrites import RewriteWatch
 from cdc.postgres.snapshot import (
     SnapshotPlan,
     SnapshotReader,
@@ -98,7 +99,10 @@ class PostgresSource:
             self._tables = catalog.read_tables(connection, self._config.tables)
             catalog.require_keys(self._tables)
             self._check_slot(connection, server, frontier)
-            publication.ensure_publication(connection, self._config.publication, self._tables)
+            resuming = frontier is not None and bool(frontier.positions)
+            publication.ensure_publication(
+                connection, self._config.publication, self._tables, resuming
+            )
 
     def _check_slot(
         self, connection: Connection, server: Server, frontier: Frontier | None
@@ -139,7 +143,10 @@ class PostgresSource:
         try:
             with source_errors(url):
                 position, exported, chosen = self._pinned(exporter, holder, tables)
-            nodes = {name: table.filenode for name, table in self._tables.items()}
+            notes = {
+                "filenodes": {name: table.filenode for name, table in self._tables.items()},
+                "marks": {name: table.mark for name, table in self._tables.items()},
+            }
             schemas = {name: self._schema(table) for name, table in chosen.items()}
             plan = SnapshotPlan(url, exported, position, chosen, schemas)
             reader = SnapshotReader(plan, self.progress, self._launched() if chosen else (), holder)
@@ -150,7 +157,7 @@ class PostgresSource:
             finally:
                 reader.close()
             self._tables = {**self._tables, **chosen}
-            yield Piece((), 1, position, 0, resume={"filenodes": nodes}, reconcile=tuple(chosen))
+            yield Piece((), 1, position, 0, resume=notes, reconcile=tuple(chosen))
         finally:
             if exporter.status == pq.ConnStatus.OK:
                 exporter.finish()
@@ -222,7 +229,8 @@ class PostgresSource:
         self._toast = ToastStore(path, str(position) if frontier.whole else "", self._history)
         schemas = {n: self._schemas.get(n) or t.schema() for n, t in self._tables.items()}
         nodes = {n: int(node) for n, node in (frontier.resume.get("filenodes") or {}).items()}
-        state = TableState(schemas, dict(self._tables), nodes, binary)
+        watch = RewriteWatch(nodes, dict(frontier.resume.get("marks") or {}))
+        state = TableState(schemas, dict(self._tables), watch, binary)
         stream = PgStream(receiver, self._catalog(), state, self._toast, frontier, position)
         self._acknowledged = position if frontier.whole else None
         with source_errors(self._config.url):

@@ -27,6 +27,7 @@ from cdc.postgres.messages import Relation
 from cdc.postgres.pgoutput import Open, decode
 from cdc.postgres.pieces import Resume, pieces_of
 from cdc.postgres.receive import Received, Receiver
+from cdc.postgres.rewrites import RewriteWatch
 from cdc.postgres.rows import TableDecoder, TableRows, compile_table
 from cdc.postgres.toast import ToastStore
 from cdc.schema import TableSchema
@@ -53,7 +54,7 @@ class TableState:
 
     schemas: dict[str, TableSchema]
     tables: dict[str, PgTable]
-    filenodes: dict[str, int]
+    watch: RewriteWatch
     binary: bool
     new: dict[str, TableSchema] = field(default_factory=dict)
 
@@ -92,6 +93,7 @@ class PgStream:
                 yield from self._idle(received)
             elif not received.payloads:
                 yield Piece((), 0, self._position, 0, whole=False)
+            self._state.watch.check(self._catalog, self._state.tables, self._position)
 
     def _idle(self, received: Received) -> Iterator[Piece]:
         """Nothing is under way: the newest keepalive's position is reached."""
@@ -133,14 +135,15 @@ class PgStream:
             self._resume = None if passed else resume
 
     def _notes(self) -> dict[str, object]:
-        return {"filenodes": dict(self._state.filenodes)}
+        watch = self._state.watch
+        return {"filenodes": dict(watch.filenodes), "marks": dict(watch.marks)}
 
     def _forget_filenodes(self, piece: Piece) -> None:
         """TRUNCATE gives a table a new file; that is no rewriting."""
         for name in piece.truncated:
             fresh = read_named(self._catalog, [name]).get(name)
             if fresh is not None:
-                self._state.filenodes[name] = fresh.filenode
+                self._state.watch.filenodes[name] = fresh.filenode
 
     def _on_relation(self, relation: Relation) -> TableDecoder | None:
         state = self._state
@@ -156,7 +159,7 @@ class PgStream:
             )
         now = read_named(self._catalog, [name]).get(name)
         known = state.schemas[name]
-        schema = evolved(relation, known, now, state.filenodes.get(name))
+        schema = evolved(relation, known, now, state.watch.filenodes.get(name))
         if now is not None and now.oid == relation.oid and schema is not known:
             if state.binary and not now.binary:
                 raise SchemaChanged(
@@ -165,7 +168,7 @@ class PgStream:
                     hint="run again: the stream then starts in text form",
                 )
             state.tables[name], state.schemas[name] = now, schema
-            state.filenodes[name] = now.filenode
+            state.watch.filenodes[name] = now.filenode
             state.new[name] = schema
         types = {c.name: c.kind for c in state.tables[name].columns}
         return compile_table(relation, schema, types)
