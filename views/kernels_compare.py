@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc.schema import NUMERIC_TEXT
-from views import numeric
+from views import fixed, numeric, numeric_batches
 from views.arrays import Kernel, Result, both_valid, build, choose, values
 from views.plan import Call
 
@@ -82,6 +82,19 @@ def _compare_floats(a: pa.Array, b: pa.Array, op: str) -> pa.Array:
 
 
 def _compare_text_numeric(a: pa.Array, b: pa.Array, op: str) -> pa.Array:
+    if len(a) <= numeric.FEW:
+        return _compare_one_by_one(a, b, op)
+    left, right = fixed.read(a), fixed.read(b)
+    out = _ARROW[op](*numeric_batches.common(left, right))
+    rest = numeric.left_over([left.rest, right.rest], (a, b))
+    if rest is None:
+        return out
+    at = pa.array(np.flatnonzero(rest))
+    late = _compare_one_by_one(a.take(at), b.take(at), op)
+    return pc.replace_with_mask(out, pa.array(rest), late)
+
+
+def _compare_one_by_one(a: pa.Array, b: pa.Array, op: str) -> pa.Array:
     compare = _PYTHON[op]
     out = [
         None if x is None or y is None else compare(numeric.order_key(x), numeric.order_key(y))
