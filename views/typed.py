@@ -133,6 +133,10 @@ def unite(exprs: Sequence[Expr], what: str) -> tuple[Type, list[Expr]]:
     """The common type of values that may stand in one place, and each in that type."""
     known = [of(e) for e in exprs if not is_unknown(e)]
     type = common(known) if known else TEXT
+    padded = {base(t.sql) == "character" for t in known}
+    if type is not None and len(padded) > 1:
+        # Postgres pads or trims by which of them comes first.
+        raise NotTyped(f"{what} of character(n) and other text is not supported", "cast it to text")
     if type is None:
         names = " and ".join(sorted({t.sql for t in known}))
         raise NotTyped(f"{what} types {names} cannot be matched", "cast one", refused=False)

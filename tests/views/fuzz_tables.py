@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from cdc.changes import C, ChangeBatch, D, U
 from cdc.schema import NUMERIC_TEXT, Column, TableSchema
-from views.types import named
+from views.types import TEXTS, base, named
 
 Key = tuple[Any, ...]
 Row = dict[str, Any]
@@ -43,7 +43,7 @@ DECLARED: Mapping[str, tuple[str, dict[str, str]]] = {
         "id",
         {
             "id": "bigint", "a": "bigint", "s": "text", "n": "numeric(6,1)",
-            "f": "double precision", "ok": "boolean",
+            "ch": "character(4)", "g": "uuid", "f": "double precision", "ok": "boolean",
         },
     ),
 }  # fmt: skip
@@ -54,8 +54,15 @@ def _schema(name: str, key: str, columns: Mapping[str, str]) -> TableSchema:
     made = []
     for at, (column, sql_type) in enumerate(columns.items(), 1):
         kind = named(sql_type)
-        assert kind is not None
-        made.append(Column(column, kind.arrow, sql_type, column not in keys, at))
+        made.append(
+            Column(
+                column,
+                pa.string() if kind is None else kind.arrow,
+                sql_type,
+                column not in keys,
+                at,
+            )
+        )
     return TableSchema(f"public.{name}", tuple(made), keys)
 
 
@@ -77,7 +84,7 @@ def create_tables() -> str:
     statements = ["CREATE SCHEMA shop", "CREATE SCHEMA crm"]
     for topic, schema in TABLES.items():
         columns = ", ".join(
-            f"{c.name} {c.sql_type}" + (' COLLATE "C"' if pa.types.is_string(c.type) else "")
+            f"{c.name} {c.sql_type}" + (' COLLATE "C"' if base(c.sql_type) in TEXTS else "")
             for c in schema.columns
         )
         key = ", ".join(schema.key)
@@ -107,6 +114,8 @@ _VALUES: Mapping[str, Callable[[random.Random], Any]] = {
     "double precision": _float,
     "real": _float,
     "text": lambda rng: rng.choice(_TEXTS),
+    "character(4)": lambda rng: rng.choice(["a   ", "    ", "A   ", " a  ", "Zoë ", "x_% "]),
+    "uuid": lambda rng: f"{rng.choice('0af')}0000000-0000-4000-8000-00000000000a",
     "character varying(12)": lambda rng: rng.choice([t for t in _TEXTS if len(t) < 12]),
     "timestamp without time zone": lambda rng: (
         _TIME + dt.timedelta(hours=rng.choice([0, 1, 2, 24, 800]), microseconds=rng.choice([0, 7]))

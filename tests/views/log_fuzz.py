@@ -196,7 +196,7 @@ class _Run:
                 found = self._connection.execute(f"SELECT * FROM {name}".encode()).fetchall()
                 compare(name, view, self._topic(f"view.{name}"), found, "in the log")
         self._seen["checked rounds"] += 1
-        if self._rng.random() < 0.15:
+        if self._rng.random() < 0.15 and self._config.state.path.exists():
             shutil.rmtree(self._config.state.path)
             self._seen["states lost"] += 1
 

@@ -11,6 +11,7 @@ import random
 import sys
 import tempfile
 import traceback
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -148,6 +149,8 @@ def _value(value: Any) -> Any:
     """A value as both sides have it: numbers by value, NaN equal to itself."""
     if isinstance(value, float):
         return f"{value + 0.0:.12g}"
+    if isinstance(value, uuid.UUID):
+        return str(value)
     if isinstance(value, Decimal):
         return "NaN" if value.is_nan() else value.normalize() + 0
     return value

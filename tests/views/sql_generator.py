@@ -19,7 +19,7 @@ _KINDS = {
     "smallint": "int", "integer": "int", "bigint": "int", "numeric": "free",
     "double precision": "float", "real": "float", "text": "text", "character varying": "text",
     "timestamp without time zone": "ts", "timestamp with time zone": "tz", "date": "date",
-    "boolean": "bool",
+    "boolean": "bool", "character": "char", "uuid": "uuid",
 }  # fmt: skip
 _LITERALS = {
     "int": ["0", "1", "2", "-3", "100"],
@@ -31,8 +31,10 @@ _LITERALS = {
     "tz": ["'2023-12-31 00:30:00+00'::timestamptz"],
     "date": ["'2024-02-29'::date"],
     "bool": ["true", "false"],
+    "char": ["'a'"],
+    "uuid": ["'a0000000-0000-4000-8000-00000000000a'::uuid"],
 }
-_EXACT = ("int", "num", "free", "float", "text", "ts", "tz", "date", "bool")
+_EXACT = ("int", "num", "free", "float", "text", "ts", "tz", "date", "bool", "char", "uuid")
 _NUMBERS = ("int", "num", "free", "float")
 _UNARY: dict[str, list[tuple[str, str]]] = {
     "int": [
@@ -60,12 +62,15 @@ _UNARY: dict[str, list[tuple[str, str]]] = {
         ("text", "replace({0}, 'a', 'bb')"), ("text", "reverse({0})"), ("int", "{0}::text"),
         ("num", "{0}::numeric(20,3)::text"), ("bool", "{0}::text"), ("text", "({0} || '!')"),
         ("text", "concat({0}, '-', {0})"), ("date", "{0}::text"), ("ts", "{0}::text"),
+        ("char", "{0}::text"), ("uuid", "{0}::text"),
     ],
     "ts": [
         ("ts", "({0} + interval '1 day')"), ("ts", "date_trunc('month', {0})"),
         ("date", "{0}::timestamp"), ("tz", "{0}::timestamp"), ("ts", "({0} - interval '1 month')"),
     ],
     "tz": [("tz", "date_trunc('day', {0})"), ("ts", "{0}::timestamptz")],
+    "char": [("char", "nullif({0}, 'A')")],
+    "uuid": [("uuid", "nullif({0}, '00000000-0000-4000-8000-00000000000a')")],
     "date": [("date", "({0} + 1)"), ("ts", "{0}::date"), ("tz", "{0}::date")],
     "bool": [("text", "({0} LIKE '%a_')"), ("text", "({0} ILIKE 'a%')"), ("bool", "NOT {0}"),
              ("bool", "({0} IS NOT TRUE)"), ("text", "starts_with({0}, 'a')")],
@@ -182,7 +187,7 @@ class Generator:
         name = rng.choice(["count(*)", "count", "sum", "sum", "avg", "min", "max"])
         if name == "count(*)":
             return f"count(*){where}", "int"
-        kinds = _NUMBERS if name in ("sum", "avg") else _EXACT if name == "count" else _EXACT[:-1]
+        kinds = _NUMBERS if name in ("sum", "avg") else _EXACT if name == "count" else _EXACT[:-3]
         kind = rng.choice([k for k in scope.values() if k in kinds] or list(kinds))
         distinct = "DISTINCT " if rng.random() < 0.3 else ""
         result = {"count": "int", "sum": kind, "avg": "free"}.get(name, kind)
@@ -316,4 +321,8 @@ def _owners(scope: Columns, column: str) -> int:
 
 
 def _joinable(left: str, right: str) -> bool:
-    return left == right or {left, right} <= set(_NUMBERS) or {left, right} <= {"ts", "tz", "date"}
+    return (
+        left == right
+        or {left, right} <= set(_NUMBERS)
+        or {left, right} in ({"ts", "tz"}, {"ts", "date"}, {"tz", "date"}, {"text", "char"})
+    )

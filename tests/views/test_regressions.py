@@ -7,7 +7,10 @@ import random
 import pytest
 
 from cdc.errors import ViewError
+from tests.planner.golden import table
 from tests.views.model import Model, Views, plans_of, random_changes
+from views.planner import plan_view
+from views.resolve import Catalog
 
 VIEWS: Views = {
     "nan_is_one_constant": """SELECT v, count(*) FILTER (WHERE f < 'NaN'::float8) AS n
@@ -50,3 +53,11 @@ def test_star_begins_with_the_columns_of_the_last_using() -> None:
              USING (id) JOIN (SELECT id AS b_id, v, f FROM shop.a) c USING (v)"""
     plan = plans_of({"all": (sql, ("id", "b_id"))})["all"]
     assert [c.name for c in plan.output.columns] == ["v", "id", "name", "w", "b_id", "f"]
+
+
+def test_character_and_text_are_not_united() -> None:
+    padded = table("public.padded", "id", id="integer", ch="character(4)", name="text")
+    catalog = Catalog({"shop.public.padded": padded})
+    for given in ("coalesce(ch, name)", "CASE WHEN ch = 'a' THEN name ELSE ch END"):
+        with pytest.raises(ViewError, match=r"of character\(n\) and other text"):
+            plan_view("mixed", f"SELECT id, {given} AS c FROM padded", catalog)
