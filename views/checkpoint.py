@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cdc import faults
-from cdc.errors import LogDamaged
+from cdc.errors import LogDamaged, LogError
 from cdc.positions import Vector
 from compaction.runs import Run, open_run, write_run
 from views.graph import Graph
@@ -104,7 +104,18 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, taken: Snapshot, schemas: Mapping[str, Any]) -> dict[int, Run]:
-        """Make `taken` durable; the runs that got files, by id() of those they replace."""
+        """Make `taken` durable; the runs that got files, by id() of those they replace. Raises
+        LogError: nothing is lost, the last checkpoint still stands."""
+        try:
+            return self._write(taken, schemas)
+        except OSError as error:
+            raise LogError(
+                f"the views' state cannot be written: {error.strerror}",
+                where=str(self._folder),
+                hint="free space on the disk, make it writable, or set state.path to another one",
+            ) from error
+
+    def _write(self, taken: Snapshot, schemas: Mapping[str, Any]) -> dict[int, Run]:
         written: dict[int, Run] = {}
         names: dict[str, list[str]] = {}
         for arrangement, runs in taken.runs.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ class StatusFile:
         if body == self._last:
             return
         draft = self._path.with_suffix(".draft")
-        draft.write_text(body)
-        draft.replace(self._path)
-        self._last = body
+        with suppress(OSError):  # a full disk stops the work where it matters, not here
+            draft.write_text(body)
+            draft.replace(self._path)
+            self._last = body
 
 
 def status_path(state: Path, group: str) -> Path:
