@@ -130,7 +130,7 @@ def exact(op: str) -> Callable[[Call], Kernel]:
 
     def factory(call: Call) -> Kernel:
         if plain is None or call.type == NUMERIC_TEXT:
-            return numeric.elementwise(call.type, _EXACT[op], _BATCHED.get(op))
+            return numeric.elementwise(call.type, _EXACT[op], _BATCHED[op])
 
         def run(args: Sequence[pa.Array], rows: int) -> Result:
             result = plain(*args)
@@ -151,6 +151,7 @@ _EXACT: dict[str, Callable[[Decimal, Decimal], Decimal]] = {
 
 
 _BATCHED: dict[str, Batched] = {
+    "%": numeric_batches.remainder,
     "+": numeric_batches.add,
     "-": numeric_batches.subtract,
     "*": numeric_batches.multiply,

@@ -82,7 +82,7 @@ def _larger(a: Scales, b: Scales) -> Scales:
 def multiply(a: Fixed, b: Fixed) -> Batch:
     x, y = a.numbers, b.numbers
     if x.type.precision + y.type.precision >= 38:
-        x, y = (z.cast(pa.decimal256(z.type.precision, z.type.scale)) for z in (x, y))
+        x, y = (z.cast(_wide_type(z.type)) for z in (x, y))
     return Batch(Fixed(pc.multiply(x, y), a.shown + b.shown))
 
 
@@ -116,6 +116,28 @@ def divide(a: Fixed, b: Fixed) -> Batch:
         places.append(index)
     bad = zero & np.asarray(a.numbers.is_valid())
     return Batch(gathered(parts, places), bad if bad.any() else None, rest if rest.any() else None)
+
+
+def remainder(a: Fixed, b: Fixed) -> Batch:
+    """a - trunc(a / b) · b: the sign of a, the larger scale."""
+    zero, b = _without_zeros(b)
+    x, y = (_tight(z) for z in common(a, b))
+    bad = zero & np.asarray(a.numbers.is_valid())
+    # Of the product of quotient and divisor, and their difference from the dividend.
+    digits = x.type.precision + y.type.precision + 2
+    if digits > _ARROW_DIGITS_MAX:
+        nothing = Fixed(pa.nulls(len(x), x.type), 0)
+        return Batch(nothing, rest=np.asarray(pc.and_(x.is_valid(), y.is_valid())) | bad)
+    if digits > 38:
+        x, y = (z.cast(_wide_type(z.type)) for z in (x, y))
+    ratio = pc.divide(x, y)
+    whole = ratio.cast(_decimal_type(ratio.type, x.type.precision, 0), safe=False)
+    left = pc.subtract(x, pc.multiply(whole, y))
+    return Batch(Fixed(left, _larger(a.shown, b.shown)), bad if bad.any() else None)
+
+
+def _wide_type(kind: pa.DataType) -> pa.DataType:
+    return pa.decimal256(kind.precision, kind.scale)
 
 
 def _without_zeros(b: Fixed) -> tuple[Bools, Fixed]:

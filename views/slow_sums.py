@@ -8,8 +8,9 @@ only these few partial sums meet Python's integers. Stored: the number of low ze
 little endian), then the integer without them, signed. The result is the correctly rounded quotient
 of two integers, so it depends on the live rows alone, whatever was added and removed before.
 
-Numerics. Per scale the count and the sum of the unscaled values: Postgres prints a sum with the
-largest scale among its inputs, so scales must be able to leave again.
+Numerics. Per scale the count and the sum of the unscaled values (JSON; a very long sum as its
+hexadecimal text): Postgres prints a sum with the largest scale among its inputs, so scales must be
+able to leave again. One step's rows are summed per (group, scale) in the limbs of views.wide_sums.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from decimal import Context, Decimal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +33,7 @@ _SCALES = DIGITS_MAX + 1
 _UNIT_BITS = 1074
 _LIMB = 32
 _EXACT = Context(prec=200_000)
-# Python's str refuses some longer integers.
+# Python refuses to convert some longer integers from and to decimal text.
 _LONG = 10**1000
 
 
@@ -131,12 +133,29 @@ def add_numerics(
         _add_part(changed, int(groups[row]), scale, int(weights[row]), unscaled * int(weights[row]))
     out = list(states)
     for group, added in changed.items():
-        parts = json.loads(states[group]) if states[group] else {}
+        parts = _read(states[group])
         for scale, (count, total) in added.items():
-            old = parts.get(scale, (0, 0))
+            old = parts.get(scale, [0, 0])
             parts[scale] = [old[0] + count, old[1] + total]
-        out[group] = json.dumps({k: v for k, v in sorted(parts.items()) if v[0]}).encode()
+        out[group] = _written(parts)
     return out
+
+
+def _read(state: bytes) -> Parts:
+    stored: dict[str, list[Any]] = json.loads(state) if state else {}
+    return {
+        scale: [count, int(total, 16) if isinstance(total, str) else total]
+        for scale, (count, total) in stored.items()
+    }
+
+
+def _written(parts: Parts) -> bytes:
+    kept = {
+        scale: [count, total if abs(total) < _LONG else hex(total)]
+        for scale, (count, total) in sorted(parts.items())
+        if count
+    }
+    return json.dumps(kept).encode()
 
 
 def _split(text: str) -> tuple[str, int]:
@@ -144,7 +163,7 @@ def _split(text: str) -> tuple[str, int]:
     if text in _SPECIAL:
         return text, 0
     whole, _, fraction = text.partition(".")
-    return str(len(fraction)), int(whole + fraction)
+    return str(len(fraction)), int(Decimal(whole + fraction))
 
 
 def _add_part(changed: dict[int, Parts], group: int, scale: str, count: int, total: int) -> None:
@@ -175,10 +194,10 @@ def _add_batch(changed: dict[int, Parts], groups: Int64s, given: Fixed, weights:
 
 def numeric_sums(states: Sequence[bytes]) -> list[str]:
     """The groups' sums, with Postgres's scale; "0" for no rows."""
-    return [_numeric_sum(json.loads(state or b"{}")) for state in states]
+    return [_numeric_sum(_read(state)) for state in states]
 
 
-def _numeric_sum(parts: dict[str, list[int]]) -> str:
+def _numeric_sum(parts: Parts) -> str:
     special = [name for name in _SPECIAL if name in parts]
     if special:
         return special[0] if len(special) == 1 else "NaN"

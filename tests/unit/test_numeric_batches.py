@@ -45,6 +45,7 @@ CASES: dict[str, tuple[Row, numeric_batches.Batched]] = {
     "subtract": (numeric.EXACT.subtract, numeric_batches.subtract),
     "multiply": (numeric.EXACT.multiply, numeric_batches.multiply),
     "divide": (numeric.divide, numeric_batches.divide),
+    "remainder": (numeric.remainder, numeric_batches.remainder),
     "negate": (numeric.EXACT.minus, numeric_batches.negate),
     "absolute": (Decimal.copy_abs, numeric_batches.absolute),
     "round 2": (lambda x: numeric.rounded(x, 2, ROUND), numeric_batches.rounding("round", 2)),
@@ -59,7 +60,7 @@ CASES: dict[str, tuple[Row, numeric_batches.Batched]] = {
     "as (5,-2)": (lambda x: numeric.fitted(x, 5, -2), numeric_batches.fitting(5, -2)),
     "as (60,30)": (lambda x: numeric.fitted(x, 60, 30), numeric_batches.fitting(60, 30)),
 }
-BINARY = ("add", "subtract", "multiply", "divide")
+BINARY = ("add", "subtract", "multiply", "divide", "remainder")
 
 
 def texts(items: Sequence[str | None]) -> pa.Array:
@@ -127,11 +128,13 @@ def test_what_is_read_is_printed(column: list[str | None]) -> None:
 
 def limbs_of(sums: Sequence[int], count: int) -> list[Int64s]:
     """Carried: all but the last between 0 and 2^32 - 1."""
-    low = [np.array([(s >> (32 * i)) & 0xFFFFFFFF for s in sums]) for i in range(count - 1)]
-    return [*low, np.array([s >> (32 * (count - 1)) for s in sums])]
+    low = [
+        np.array([(s >> (32 * i)) & 0xFFFFFFFF for s in sums], np.int64) for i in range(count - 1)
+    ]
+    return [*low, np.array([s >> (32 * (count - 1)) for s in sums], np.int64)]
 
 
-@given(st.lists(st.integers(-(2**95), 2**95), min_size=1), st.integers(0, 20))
+@given(st.lists(st.integers(-(2**95), 2**95 - 1), min_size=1), st.integers(0, 20))
 @settings(max_examples=40, deadline=None)
 def test_wide_sums_print_exactly(sums: list[int], scale: int) -> None:
     for count in (2, 4):
@@ -166,6 +169,16 @@ def test_sums_of_texts_forget_what_leaves(rows: list[tuple[str, int]], data: st.
         for value in live:
             total = numeric.EXACT.add(total, value)
         assert found == numeric.text(total)
+
+
+def test_sums_of_the_longest_numerics() -> None:
+    """Longer than Python converts between int and text."""
+    text = "-" + "9" * 5000 + ".5"
+    group, weight = np.zeros(2, np.int64), np.ones(2, np.int64)
+    states = slow_sums.add_numerics([b""], group, texts([text, "0.5"]), weight)
+    assert slow_sums.numeric_sums(states) == ["-" + "9" * 5000 + ".0"]
+    states = slow_sums.add_numerics(states, group[:1], texts([text]), -weight[:1])
+    assert slow_sums.numeric_sums(states) == ["0.5"]
 
 
 @given(st.lists(st.none() | st.binary(max_size=40)), st.integers(0, 3))
