@@ -79,7 +79,8 @@ class PostgresStore:
             connection = self._connected()
             with connection.transaction():
                 connection.execute("SET TRANSACTION READ ONLY")
-                found = connection.execute(text.encode())
+                # Prepared, because that is one statement only: none may end the transaction.
+                found = connection.execute(text.encode(), prepare=True)
                 columns = tuple(d.name for d in found.description or ())
                 return QueryResult(columns, found.fetchall() if found.description else [])
 

@@ -132,6 +132,21 @@ def _publication(config: SourceConfig, connection: Connection) -> Iterator[Findi
     wrong = publication.problem(there, config.publication, tables, resuming=False)
     if wrong is not None:
         yield Finding("error", wrong.where, wrong.what, wrong.hint)
+    if there is not None and there.tables >= {table.oid for table in tables.values()}:
+        return
+    for table in tables.values():
+        owns = connection.execute(
+            "SELECT pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHERE oid = %s",
+            (table.oid,),
+        ).fetchone()
+        if owns is None or not owns[0]:
+            yield Finding(
+                "error",
+                f"{config.name}.{table.name}",
+                "the user may not publish it: only its owner may",
+                f"as its owner: CREATE PUBLICATION {config.publication} FOR TABLE …, of all the "
+                "source's tables; or make the user a member of the owner's role",
+            )
 
 
 def _slot(

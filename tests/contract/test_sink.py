@@ -558,8 +558,9 @@ def test_remove_forgets_the_position_and_keeps_the_rows(config: Config, shop: Sh
 
 def test_queries_cannot_write(config: Config, shop: Shop) -> None:
     run_until(config, shop, shop.put("public.items", [item(1)]))
-    with pytest.raises(SinkError):
-        PART.query(config, "warehouse", "DELETE FROM items")
+    for text in ("DELETE FROM items", "COMMIT; DELETE FROM items"):
+        with pytest.raises(SinkError):
+            PART.query(config, "warehouse", text)
     assert stored(config) == [item(1)]
 
 
