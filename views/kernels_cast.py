@@ -152,8 +152,10 @@ def numeric_to_float(call: Call) -> Kernel:
         data = pc.fill_null(texts.cast(call.type), 1).to_numpy(zero_copy_only=False)
         zero, infinite = np.flatnonzero(data == 0), np.flatnonzero(np.isinf(data))
         bad = np.zeros(rows, np.bool_)
-        bad[zero] = lost_digits(texts.take(pa.array(zero)))
-        bad[infinite] = ~np.asarray(pc.ends_with(texts.take(pa.array(infinite)), "Infinity"))
+        if len(zero):
+            bad[zero] = lost_digits(texts.take(pa.array(zero)))
+        if len(infinite):
+            bad[infinite] = ~np.asarray(pc.ends_with(texts.take(pa.array(infinite)), "Infinity"))
         return failing(data, valid(args[0]), bad, call.type)
 
     return run

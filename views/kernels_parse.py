@@ -97,7 +97,14 @@ def read_numeric(given: str) -> Decimal:
 def text_to_float(call: Call) -> Kernel:
     dtype = np.dtype(f"f{call.type.bit_width // 8}")
 
+    def one_by_one(texts: pa.Array) -> Result:
+        read = [0 if x is None else read_float(x.strip(_BLANKS), dtype) for x in texts.to_pylist()]
+        data = np.array([0 if x is None else x for x in read], dtype)
+        return failing(data, valid(texts), np.array([x is None for x in read], np.bool_), call.type)
+
     def run(args: Sequence[pa.Array], rows: int) -> Result:
+        if rows <= numeric.FEW:
+            return one_by_one(args[0])
         texts = pc.utf8_trim(args[0], characters=_BLANKS)
         plain = pc.match_substring_regex(texts, pattern=_NUMBER)
         cast = pc.fill_null(pc.if_else(plain, texts, None).cast(call.type), 1)
