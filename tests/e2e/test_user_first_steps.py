@@ -17,7 +17,8 @@ def test_odd_names_from_source_to_sinks(user: User) -> None:
         user.sql(
             f'CREATE TABLE "{name}" ("Id" int PRIMARY KEY, "sp ace" text, "qu""ote" int, '
             f'"select" text, "per%cent?" text, "日本" text, "{"c" * 63}" int)',
-            f"INSERT INTO \"{name}\" VALUES (1, 'a', 2, 'b', 'c', 'd', 3), (2, '', 0, '', '', '', 0)",
+            f"INSERT INTO \"{name}\" VALUES (1, 'a', 2, 'b', 'c', 'd', 3), "
+            "(2, '', 0, '', '', '', 0)",
         )
     user.sql(
         'CREATE SCHEMA "Other Schema"',
