@@ -11,8 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from cdc.schema import NUMERIC_TEXT
 from views.expressions import compile_exprs
-from views.numeric import divide
+from views.numeric import divide, text
 from views.plan import (
     Aggregate,
     AggregateCall,
@@ -106,6 +107,8 @@ def _aggregated(call: AggregateCall, names: list[str], rows: list[Row]) -> Any:
         return None
     if call.function == "avg":
         return str(divide(sum(map(Decimal, values), Decimal(0)), Decimal(len(values))))
+    if call.function == "sum" and call.type == NUMERIC_TEXT:
+        return text(sum(map(Decimal, values), Decimal(0)))
     if call.function == "sum":
         return sum(values)
     return min(values) if call.function == "min" else max(values)
