@@ -6,8 +6,6 @@ Errors come out as SourceError with the URL's password masked.
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,9 +19,7 @@ from cdc.errors import SourceError, mask_url
 from cdc.postgres.types import SESSION_SETTINGS
 
 APPLICATION = "cdc"
-RECEIVE_BUFFER_BYTES = 8 * 2**20
 CONNECT_TIMEOUT_S = 10
-_SO_RCVBUFFORCE = 33
 _NO_TIMEOUTS = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -46,7 +42,6 @@ def connect_replication(url: str) -> PGconn:
             where=mask_url(url),
             hint="the user needs the REPLICATION attribute, and pg_hba.conf must let it in",
         )
-    _enlarge_receive_buffer(connection.socket)
     return connection
 
 
@@ -101,13 +96,3 @@ def _hint(error: psycopg.Error) -> str:
     if isinstance(error, psycopg.OperationalError):
         return "is the server running, and are host, port, user and password right?"
     return ""
-
-
-def _enlarge_receive_buffer(descriptor: int) -> None:
-    """Let the walsender run ahead while we decode. As root beyond the system's limit, else up to
-    it (net.core.rmem_max)."""
-    with socket.socket(fileno=os.dup(descriptor)) as shared:  # closes only the duplicate
-        try:
-            shared.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
-        except OSError:
-            shared.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)

@@ -105,14 +105,15 @@ class PgStream:
 
     def _decoded(self, payloads: list[bytes], max_piece_bytes: int) -> Iterator[Piece]:
         for part in _chunks(payloads):
-            self._tail = self._tail + part if self._tail else part
-            self._tail_bytes += sum(map(len, part))
-            end = _last_commit(self._tail)
+            end = _last_commit(part)
             if end:
-                ready, self._tail = self._tail[:end], self._tail[end:]
+                ready, self._tail = self._tail + part[:end], part[end:]
                 self._tail_bytes = sum(map(len, self._tail))
                 yield from self._pieces(ready)
-            elif self._tail_bytes >= max_piece_bytes:
+                continue
+            self._tail = self._tail + part
+            self._tail_bytes += sum(map(len, part))
+            if self._tail_bytes >= max_piece_bytes:
                 ready, self._tail, self._tail_bytes = self._tail, [], 0
                 yield from self._pieces(ready)
 
