@@ -20,12 +20,12 @@ import pyarrow.compute as pc
 from bench.measure import Figure, report
 from cdc.hashing import hash_columns
 from cdc.schema import NUMERIC_TEXT
-from views import functions
-from views.accumulators import Count, Portion, neutral, read_avg, read_sum, sum_of
-from views.aggregates import result_type
-from views.grouping import Groups, group_rows
+from views.operators.accumulators import Count, Portion, neutral, read_avg, read_sum, sum_of
+from views.operators.grouping import Groups, group_rows
 from views.plan import Call, ColumnRef
-from views.types import named
+from views.sql.aggregates import result_type
+from views.sql.types import named
+from views.values import functions
 
 RUNS = 3
 ROWS = 500_000

@@ -26,7 +26,7 @@ from cdc import faults
 from cdc.errors import LogDamaged, LogError
 from cdc.positions import Vector
 from compaction.runs import Run, open_run, write_run
-from views.graph import Graph
+from views.operators.graph import Graph
 
 _CURRENT, _PREVIOUS, _DRAFT = "manifest", "manifest.previous", "manifest.draft"
 

@@ -26,11 +26,11 @@ from cdc.log.api import Log, Producer, Reader
 from cdc.schema import TableSchema
 from compaction.runs import Run
 from views.checkpoint import Checkpoints, Snapshot, Stand, snapshot
-from views.graph import Graph
+from views.operators.graph import Graph
 from views.plan import ViewPlan, scans
-from views.planner import plan_views
 from views.publishing import Publisher
 from views.recovery import resume
+from views.sql.planner import plan_views
 from views.status import StatusFile
 
 _POLL_S = 0.25

@@ -11,13 +11,13 @@ from cdc.errors import ViewError
 from cdc.log.api import Log
 from cdc.schema import TableSchema
 from cdc.source import Finding
-from views import explain, oracle
 from views.maintainer import maintain
-from views.parse import SqlText, parse_select
 from views.plan import ViewPlan, scans
-from views.planner import catalog_of, plan_view, plan_views
-from views.references import ordered, references
-from views.resolve import Catalog
+from views.sql import explain, oracle
+from views.sql.parse import SqlText, parse_select
+from views.sql.planner import catalog_of, plan_view, plan_views
+from views.sql.references import ordered, references
+from views.sql.resolve import Catalog
 from views.status import read_status
 
 _PREVIEW = "preview"

@@ -51,7 +51,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Call:
-    """A function or operator from the allow-list (views.functions), by its name there.
+    """A function or operator from the allow-list (views.values.functions), by its name there.
 
     `can_fail`: it raises for some values (cast, division, overflow) and must not be evaluated for
     rows that the SQL would have filtered out first (SEMANTICS 27).

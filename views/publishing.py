@@ -17,9 +17,9 @@ from cdc.log.api import Producer, Reader, TopicSpec
 from cdc.positions import Vector
 from cdc.schema import TableSchema
 from views.checkpoint import Stand
-from views.graph import Graph
-from views.operators_linear import Slots
-from views.output import ViewOutput, change_batch
+from views.operators.graph import Graph
+from views.operators.linear import Slots
+from views.operators.output import ViewOutput, change_batch
 
 _BATCH_ROWS = 65_536
 

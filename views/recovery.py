@@ -12,8 +12,8 @@ from __future__ import annotations
 from cdc.frontiers import Frontier
 from cdc.log.api import Reader
 from views.checkpoint import Checkpoints, Stand
-from views.graph import Graph
-from views.output import ViewOutput
+from views.operators.graph import Graph
+from views.operators.output import ViewOutput
 from views.publishing import Publisher
 
 

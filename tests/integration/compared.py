@@ -12,13 +12,13 @@ import psycopg
 import pyarrow as pa
 
 from cdc.schema import NUMERIC_TEXT, Column, TableSchema
-from views.arrays import storage, wrap
-from views.expressions import Evaluated, compile_exprs
-from views.kernels_print import odd_date
 from views.plan import Project, Scan
-from views.planner import plan_view
-from views.resolve import Catalog
-from views.types import named
+from views.sql.planner import plan_view
+from views.sql.resolve import Catalog
+from views.sql.types import named
+from views.values.arrays import storage, wrap
+from views.values.expressions import Evaluated, compile_exprs
+from views.values.print import odd_date
 
 
 class Table:

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 
 from tests.integration.compared import Table, database, difference
-from views import functions
-from views.kernels_time import FIELDS, TIME_FIELDS, UNITS
-from views.types import NUMBERS
+from views.sql.types import NUMBERS
+from views.values import functions
+from views.values.time import FIELDS, TIME_FIELDS, UNITS
 
 pytestmark = pytest.mark.service
 

@@ -16,8 +16,8 @@ import pytest
 
 from tests.integration import test_expressions_oracle as oracle
 from tests.integration.compared import Table, difference
-from views import numeric
-from views.types import NUMBERS, base
+from views.sql.types import NUMBERS, base
+from views.values import numeric
 
 pytestmark = pytest.mark.service
 

@@ -17,8 +17,8 @@ import pytest
 from tests.planner.fix_config import config
 from tests.planner.golden import table
 from tests.planner.reference import rows_of
-from views.oracle import source_query
-from views.planner import plan_views
+from views.sql.oracle import source_query
+from views.sql.planner import plan_views
 
 pytestmark = pytest.mark.service
 

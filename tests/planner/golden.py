@@ -15,10 +15,10 @@ import pyarrow as pa
 from cdc.config import Place
 from cdc.errors import ViewError
 from cdc.schema import Column, TableSchema
-from views.explain_node import plan_lines
-from views.planner import plan_view
-from views.resolve import Catalog
-from views.types import named
+from views.sql.explain_node import plan_lines
+from views.sql.planner import plan_view
+from views.sql.resolve import Catalog
+from views.sql.types import named
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -12,8 +12,6 @@ from typing import Any
 import pyarrow as pa
 
 from cdc.schema import NUMERIC_TEXT
-from views.expressions import compile_exprs
-from views.numeric import divide, text
 from views.plan import (
     Aggregate,
     AggregateCall,
@@ -27,6 +25,8 @@ from views.plan import (
     Project,
     Scan,
 )
+from views.values.expressions import compile_exprs
+from views.values.numeric import divide, text
 
 Row = tuple[Any, ...]
 

@@ -10,10 +10,10 @@ from cdc.errors import Unsupported, ViewError
 from tests.planner.fix_config import config
 from tests.planner.golden import TABLES
 from tests.planner.golden import table as made_table
-from views.explain import arrangements, explain
-from views.oracle import source_query
-from views.planner import plan_view, plan_views
-from views.resolve import Catalog
+from views.sql.explain import arrangements, explain
+from views.sql.oracle import source_query
+from views.sql.planner import plan_view, plan_views
+from views.sql.resolve import Catalog
 
 ORDERS = "SELECT o.id, o.amount, c.country FROM orders o JOIN customers c ON c.id = o.customer_id"
 TOP = "SELECT country, sum(amount) AS total FROM joined GROUP BY country"

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 
 from cdc.schema import NUMERIC_TEXT, Column, TableSchema
-from views.expressions import Evaluated, compile_exprs
-from views.numeric import divide, finish_avg
 from views.plan import Project
-from views.planner import plan_view
-from views.resolve import Catalog
+from views.sql.planner import plan_view
+from views.sql.resolve import Catalog
+from views.values.expressions import Evaluated, compile_exprs
+from views.values.numeric import divide, finish_avg
 
 TABLE = TableSchema(
     "public.t",

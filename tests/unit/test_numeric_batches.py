@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from cdc.changes import Int64s
 from cdc.schema import NUMERIC_TEXT
-from views import fixed, numeric, numeric_batches, slow_sums, wide_sums
-from views.kernels_print import bytes_to_text
+from views.operators import slow_sums, wide_sums
 from views.plan import Call, ColumnRef
+from views.values import fixed, numeric, numeric_batches
+from views.values.print import bytes_to_text
 
 
 @st.composite

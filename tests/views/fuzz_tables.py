@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from cdc.changes import C, ChangeBatch, D, U
 from cdc.schema import NUMERIC_TEXT, Column, TableSchema
-from views.types import TEXTS, base, named
+from views.sql.types import TEXTS, base, named
 
 Key = tuple[Any, ...]
 Row = dict[str, Any]

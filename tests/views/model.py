@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from cdc.changes import C, ChangeBatch, D, U
 from cdc.schema import Column, TableSchema
-from views.graph import Graph
-from views.output import change_batch
+from views.operators.graph import Graph
+from views.operators.output import change_batch
 from views.plan import ViewPlan
-from views.planner import plan_view
-from views.resolve import Catalog
+from views.sql.planner import plan_view
+from views.sql.resolve import Catalog
 
 Row = dict[str, Any]
 Tables = dict[str, dict[int, Row]]

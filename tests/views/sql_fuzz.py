@@ -37,11 +37,11 @@ from tests.views.fuzz_tables import (
 )
 from tests.views.sql_generator import Generator, View
 from views.checkpoint import Checkpoints, Stand, snapshot
-from views.graph import Graph
-from views.output import change_batch
+from views.operators.graph import Graph
+from views.operators.output import change_batch
 from views.plan import ViewPlan
-from views.planner import plan_view
-from views.resolve import Catalog
+from views.sql.planner import plan_view
+from views.sql.resolve import Catalog
 
 Connection = psycopg.Connection[Any]
 Step = dict[str, list[Change]]

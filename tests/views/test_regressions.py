@@ -9,8 +9,8 @@ import pytest
 from cdc.errors import ViewError
 from tests.planner.golden import table
 from tests.views.model import Model, Views, plans_of, random_changes
-from views.planner import plan_view
-from views.resolve import Catalog
+from views.sql.planner import plan_view
+from views.sql.resolve import Catalog
 
 VIEWS: Views = {
     "nan_is_one_constant": """SELECT v, count(*) FILTER (WHERE f < 'NaN'::float8) AS n

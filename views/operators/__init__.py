@@ -1,0 +1,1 @@
+"""Operators over deltas, the arrangements that they share, and the graph that joins them."""
