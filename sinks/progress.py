@@ -7,8 +7,10 @@ nothing runs. Records are throttled: the truth about the position stands in the 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +126,11 @@ class Progress:
             self._write()
 
     def _write(self) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(self._facts, sort_keys=True))
-        new.replace(self._file)
+        new = self._file.with_suffix(f".{os.getpid()}")  # beside a predecessor that still runs
+        with suppress(OSError):  # a full disk stops the work where it matters, not here
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(json.dumps(self._facts, sort_keys=True))
+            new.replace(self._file)
 
 
 def read_status(file: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,7 +31,7 @@ class StatusFile:
         body = json.dumps(facts, sort_keys=True, default=str)
         if body == self._last:
             return
-        draft = self._path.with_suffix(".draft")
+        draft = self._path.with_suffix(f".{os.getpid()}")  # beside a predecessor that still runs
         with suppress(OSError):  # a full disk stops the work where it matters, not here
             draft.write_text(body)
             draft.replace(self._path)

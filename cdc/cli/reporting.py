@@ -103,7 +103,7 @@ class Reporter:
             self._facts["updated"] = time.time()
             self._facts["rate_per_s"] = self._rate()
             body = json.dumps(self._facts, default=str)
-        draft = self._path.with_suffix(".draft")
+        draft = self._path.with_suffix(f".{os.getpid()}")  # beside a predecessor that still runs
         draft.write_text(body)
         draft.replace(self._path)
 

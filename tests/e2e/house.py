@@ -276,10 +276,10 @@ class House:
         """One command, in this process."""
         return main(["-f", str(self.file), *words])
 
-    def check(self) -> None:
+    def check(self, verify: bool = True) -> None:
         """Catch up; then everything is right (see the module)."""
         self.caught_up()
-        for _, sink in (DUCK, MIRROR):
+        for _, sink in (DUCK, MIRROR) if verify else ():
             assert self.cdc("verify", sink) == 0, sink
         self._assert_sinks_equal()
         self.capture.assert_equal(*TOPICS)

@@ -7,11 +7,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from tests.e2e.house import DUCK, MIRROR, SOURCE, VIEWS, House, Kind, built
+from tests.e2e.house import DUCK, SOURCE, VIEWS, House, built
 from tests.fix_services import PostgresServer
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.service]
@@ -45,46 +46,51 @@ def test_postgres_restarted_in_mid_stream(own_postgres: PostgresServer, tmp_path
         assert run.wait() == 0, run.said()
 
 
-@pytest.mark.parametrize("how", ["dropped", "advanced"])
-def test_a_slot_that_cannot_go_on(house: House, how: str) -> None:
+def test_a_slot_that_cannot_go_on(house: House) -> None:
     """Stopped with a remedy; the remedy brings everything back."""
-    assert house.run("run", "--until-caught-up").wait() == 0, house.said()
-    house.work()
-    slot = house.capture.config.slot
+    house.start_all()
+    house.caught_up()
+    slot = (house.capture.config.slot,)
     with psycopg.connect(house.url, autocommit=True) as connection:
-        if how == "dropped":
-            connection.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
-        else:
-            ahead = "SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())"
-            connection.execute(ahead, (slot,))
-    house.work()
-    run = house.run("run", "--until-caught-up")
-    assert run.wait() == 1, run.said()
-    what = "slot is gone" if how == "dropped" else "ahead of the log's frontier"
-    assert what in run.said() and "cdc remove" in run.said(), run.said()
+        house.children[SOURCE].kill()
+        house.work()
+        house.work_until(lambda: not slot_is_active(connection, *slot), "the slot to be released")
+        connection.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", slot)
+        house.start(SOURCE)
+        said = house.ends(SOURCE, status=3)
+        assert "ahead of the log's frontier" in said and "cdc remove" in said, said
+        connection.execute("SELECT pg_drop_replication_slot(%s)", slot)
+        house.start(SOURCE)
+        said = house.ends(SOURCE, status=3)
+        assert "slot is gone" in said and "cdc remove" in said, said
 
+    house.stop_all()
     assert house.cdc("remove", "shop", "--yes") == 0
-    assert house.run("run", "--until-caught-up").wait() == 0, house.said()
     house.start_all()
     house.work()
-    del house.children["run", "run"]
     house.check()
 
 
-@pytest.mark.parametrize("kind", [SOURCE, VIEWS])
-def test_no_room_for_the_log(house: House, kind: Kind) -> None:
+def test_no_room(house: House) -> None:
+    """For the log, the views' state, the DuckDB file: it stops, or tries again, and loses
+    nothing."""
     house.start_all()
     house.caught_up()
-    house.children[kind].kill()
-    largest = max(file.stat().st_size for file in (house.directory / "log").rglob("*.db*"))
-    house.start(kind, through=("prlimit", f"--fsize={largest + 1_000_000}"))
-    if kind == SOURCE:
-        house.workload.large()
-    said = house.ends(kind, status=4)
-    assert "cannot be used" in said or "cannot be written" in said, said
-    assert "space" in said, said
-    house.start(kind)
-    house.work()
+    for kind in (SOURCE, VIEWS):
+        house.children[kind].kill()
+        largest = max(file.stat().st_size for file in (house.directory / "log").rglob("*.db*"))
+        house.start(kind, through=("prlimit", f"--fsize={largest + 1_000_000}"))
+        if kind == SOURCE:
+            house.workload.large()
+        said = house.ends(kind, status=4)
+        assert "cannot be used" in said or "cannot be written" in said, said
+        assert "space" in said, said
+        house.start(kind)
+    house.caught_up()
+    house.children[DUCK].kill()
+    house.start(DUCK, through=("prlimit", "--fsize=300000"))
+    assert "Could not write file" in house.ends(DUCK, status=4)
+    house.start(DUCK)
     house.check()
 
 
@@ -92,8 +98,8 @@ def test_a_log_that_cannot_be_written(house: House) -> None:
     house.start_all()
     house.caught_up()
     house.stop_all()
-    files = [f for f in (house.directory / "log" / "log").rglob("*") if f.is_file()]
     folders = [house.directory / "log" / "log", house.directory / "log" / "log" / "consumers"]
+    files = [f for folder in folders for f in folder.iterdir() if f.is_file()]
     set_mode(files, 0o444)
     set_mode(folders, 0o555)
     for kind in (SOURCE, VIEWS):
@@ -104,17 +110,12 @@ def test_a_log_that_cannot_be_written(house: House) -> None:
     set_mode(files, 0o644)
     house.start_all()
     house.work()
-    house.check()
+    house.check(verify=False)
 
 
-def test_no_room_for_the_sink(house: House) -> None:
-    """DuckDB's file cannot grow: tried again and again, and whole when there is room."""
-    house.start(SOURCE, VIEWS, MIRROR)
-    house.start(DUCK, through=("prlimit", "--fsize=300000"))
-    house.work()
-    house.work_until(lambda: "Error" in house.children[DUCK].said(), "the sink to complain")
-    house.restart(DUCK)
-    house.check()
+def slot_is_active(connection: psycopg.Connection[Any], slot: str) -> bool:
+    active = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
+    return connection.execute(active, (slot,)).fetchone() == (True,)
 
 
 def set_mode(paths: list[Path], mode: int) -> None:
