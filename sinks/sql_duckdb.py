@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ from sinks.session import Session
 from sinks.targets import Target
 
 LOCK_WAIT_S = 10.0
+# DuckDB shares one instance of a file within a process, and hands it to a second thread before the
+# first has registered its functions: "python_arrow_scan does not exist".
+_OPENING = threading.Lock()
 _READ_ROWS = 65_536
 
 
@@ -131,7 +135,8 @@ class DuckDbStore:
 
     def _try_to_connect(self, read_only: bool) -> duckdb.DuckDBPyConnection:
         with _duckdb_errors(self._path):
-            connection = duckdb.connect(self._path, read_only=read_only)
+            with _OPENING:
+                connection = duckdb.connect(self._path, read_only=read_only)
             connection.execute("SET TimeZone = 'UTC'")
             return connection
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from cdc.changes import D, U
 from cdc.config import Config
-from cdc.errors import ConfigError, Fenced, SinkError
+from cdc.errors import CdcError, ConfigError, Fenced, SinkError
 from cdc.positions import Vector
 from cdc.schema import DATE_INFINITY, NUMERIC_TEXT, TIMESTAMP_INFINITY, Column, TableSchema
 from sinks.chunks import Limits
@@ -337,7 +337,7 @@ def test_a_second_process_fences_the_first(config: Config, shop: Shop) -> None:
         with closing(sink_of(config, "warehouse")) as sink:
             try:
                 deliver(sink, feed, shop.log, stop.is_set, progress)
-            except Fenced as error:
+            except CdcError as error:
                 caught.append(error)
 
     thread = threading.Thread(target=first, daemon=True)
@@ -354,6 +354,7 @@ def test_a_second_process_fences_the_first(config: Config, shop: Shop) -> None:
         shop.put("public.items", [item(1, "late")])
     thread.join()
     stop.set()
+    assert isinstance(caught[0], Fenced), caught[0]
     assert "taken over" in str(caught[0])
 
 
