@@ -93,6 +93,7 @@ def test_values_rewritten_without_a_change_stop_the_agent(
     table: Capture, live: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rewrites, "LOOK_EVERY_S", 0.0)
+    error: BaseException | None = None
     with table.running() as agent:
         agent.caught_up()
         agent.caught_up()
