@@ -34,6 +34,9 @@ from cdc.postgres.source import PostgresSource
 from tests.fix_capture import Capture
 from tests.fix_services import PostgresServer, start_postgres
 
+LOOK_EVERY_S = 0.2
+"""Between two looks at memory: the kernel walks all pages for one, and stops the process for it."""
+
 DDL = """CREATE TABLE bench_orders (
   id bigint PRIMARY KEY, customer_id int NOT NULL, amount numeric(12,2) NOT NULL,
   sku text NOT NULL, email text NOT NULL, note text, created_at timestamptz NOT NULL,
@@ -165,7 +168,7 @@ def _agent(capture: Capture, slot: str, log: Path, until: Lsn | None = None) -> 
     tree = psutil.Process(process.pid)
     while process.poll() is None:
         peak = max(peak, _resident_mib(tree))
-        time.sleep(0.02)
+        time.sleep(LOOK_EVERY_S)
     assert process.stdout is not None and process.returncode == 0
     return float(process.stdout.read()), peak
 

@@ -39,6 +39,7 @@ WAIT_S = 0.25
 IDLE_FRONTIER_EVERY_S = 10.0
 IDLE_FRONTIER_EVERY_BYTES = 16 * 2**20
 SMALL_BATCH_ROWS = 8192
+SNAPSHOT_APPEND_BYTES = 16 * 2**20
 
 
 class Report(Protocol):
@@ -177,7 +178,8 @@ class _Agent:
         self.report(state="snapshot")
         pieces = self.source.snapshot(names, PIECE_BYTES_MAX)
         with Feed(pieces, self._stopping) as feed:
-            for group in feed.groups(self.config.max_log_transaction_bytes):
+            most = min(self.config.max_log_transaction_bytes, SNAPSHOT_APPEND_BYTES)
+            for group in feed.groups(most):
                 for piece in _merged(group):
                     self._snapshot_piece(piece, before)
         return bool(self.frontier.positions)

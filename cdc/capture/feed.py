@@ -13,7 +13,7 @@ from types import TracebackType
 
 from cdc.source import Piece
 
-WAITING_BYTES_MAX = 24 * 2**20
+WAITING_BYTES_MAX = 16 * 2**20
 
 
 class Feed:

@@ -58,14 +58,18 @@ def encode(changes: ChangeBatch) -> bytes | pa.Buffer:
         )
     if stored.nbytes < COMPRESS_ABOVE_BYTES:
         return stored.serialize()
-    out = pa.BufferOutputStream()
+    # Made large enough at once: a stream that grows copies itself again and again.
+    size = pa.ipc.get_record_batch_size(stored)
+    whole = pa.allocate_buffer(len(message.prefix) + size + size // 128 + _SLACK)
+    out = pa.FixedSizeBufferWriter(whole)
     with pa.ipc.new_stream(out, stored.schema, options=_LZ4) as writer:
         writer.write_batch(stored)
-    whole = out.getvalue()
-    return whole.slice(len(message.prefix), whole.size - len(message.prefix) - _END_OF_STREAM)
+        end = out.tell()
+    return whole.slice(len(message.prefix), end - len(message.prefix))
 
 
-_END_OF_STREAM = 8
+_SLACK = 64 * 1024
+"""For LZ4 frames of what does not compress, and the end of the stream."""
 
 
 @dataclass(frozen=True)

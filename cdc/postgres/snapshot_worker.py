@@ -6,7 +6,7 @@ Run as `python -m cdc.postgres.snapshot_worker`. On stdin a pickled `Assignment`
 
     R  ready: snapshot imported, all tables locked        empty
     L  not ready: a table's lock was not to be had        empty
-    B  rows of the range, as an Arrow IPC stream          one record batch
+    B  rows of the range                                  an Arrow IPC record batch message
     D  the range is done                                  empty
     E  an error                                           a pickled CdcError
 
@@ -140,7 +140,7 @@ def serve(commands: BinaryIO, send: Callable[[bytes, bytes | pa.Buffer], None]) 
         while (part := _next(commands)) is not None:
             for rows in copy_rows(connection, assignment.tables[part.table], part):
                 if rows.num_rows:
-                    send(ROWS, _ipc(rows))
+                    send(ROWS, rows.serialize())
             send(DONE, b"")
     connection.close()
 
@@ -163,13 +163,6 @@ def _next(commands: BinaryIO) -> Range | None:
     except EOFError:
         return None
     return part
-
-
-def _ipc(rows: pa.RecordBatch) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_batch(rows)
-    return sink.getvalue()
 
 
 def main() -> None:
