@@ -98,7 +98,8 @@ class Supervisor:
                 self._say(f"{child.connector}: did not end within {grace_s:.0f} s, killed")
                 child.process.kill()
                 returncode = child.process.wait()
-            orderly = orderly and ending(returncode) == "done"
+            # Ended by the signal itself: it was still starting, and had begun nothing.
+            orderly = orderly and (returncode == -signal.SIGTERM or ending(returncode) == "done")
             self._release(child)
         return orderly
 

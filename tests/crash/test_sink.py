@@ -44,6 +44,7 @@ from tests.sink_feed import config_of
 
 stopping = []
 signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
+print("listening", flush=True)
 config = config_of(Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(","))
 PART.deliver(config, "warehouse", open_log(config.log), lambda: bool(stopping))
 """
@@ -64,11 +65,15 @@ def shop(config: Config) -> Iterator[Shop]:
 
 def start_sink(config: Config, fault: str = "") -> subprocess.Popen[bytes]:
     url = config.sinks["warehouse"].url
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", SINK_PROCESS, str(config.file.parent), url, ",".join(INPUTS)],
         cwd=ROOT,
         env={**os.environ, "CDC_FAULT": fault},
+        stdout=subprocess.PIPE,
     )
+    # Before this line SIGTERM would end it as a signal does, not in order.
+    assert process.stdout is not None and process.stdout.readline() == b"listening\n"
+    return process
 
 
 def transaction(shop: Shop, number: int) -> Vector:
