@@ -182,24 +182,16 @@ def float_to_numeric(call: Call) -> Kernel:
         plain = Decimal(numeric.text(exact))
         return plain if mod is None else numeric.fitted(plain, *mod)
 
-    def one_by_one(array: pa.Array) -> Result:
-        out: list[Decimal | None] = [None] * len(array)
-        bad = np.zeros(len(array), np.bool_)
-        for i, value in enumerate(array.to_pylist()):
-            try:
-                out[i] = None if value is None else compute(value)
-            except numeric.Raises:
-                bad[i] = True
-        return numeric.carried(out, bad, call.type)
-
     def run(args: Sequence[pa.Array], rows: int) -> Result:
         if rows <= numeric.FEW:
-            return one_by_one(args[0])
+            return numeric.each(call.type, compute, args[0])
         texts, odd = significant(args[0], digits)
         operand = fixed.read(wrap(texts, NUMERIC_TEXT))
         batch = fit(operand)
         rest = numeric.left_over([odd, operand.rest, batch.rest], args)
-        return numeric.finished(call.type, batch, rest, lambda at: one_by_one(args[0].take(at)))
+        return numeric.finished(
+            call.type, batch, rest, lambda at: numeric.each(call.type, compute, args[0].take(at))
+        )
 
     return run
 

@@ -225,6 +225,18 @@ def _one_by_one(
     return carried(out, bad, kind)
 
 
+def each(kind: pa.DataType, compute: Callable[..., Decimal], array: pa.Array) -> Result:
+    """`compute` of every value that is not NULL, as `kind`; a row that raises is flagged."""
+    out: list[Decimal | None] = [None] * len(array)
+    bad = np.zeros(len(array), np.bool_)
+    for i, value in enumerate(array.to_pylist()):
+        try:
+            out[i] = None if value is None else compute(value)
+        except Raises:
+            bad[i] = True
+    return carried(out, bad, kind)
+
+
 def carried(out: list[Decimal | None], bad: Bools, kind: pa.DataType) -> Result:
     """Decimals as `kind`; decimal128 has no NaN, so such a row is flagged."""
     if kind != NUMERIC_TEXT:

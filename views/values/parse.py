@@ -55,19 +55,9 @@ def text_to_numeric(call: Call) -> Kernel:
         value = read_numeric(given)
         return value if mod is None else numeric.fitted(value, *mod)
 
-    def one_by_one(texts: pa.Array) -> Result:
-        out: list[Decimal | None] = [None] * len(texts)
-        bad = np.zeros(len(texts), np.bool_)
-        for i, given in enumerate(texts.to_pylist()):
-            try:
-                out[i] = None if given is None else compute(given)
-            except numeric.Raises:
-                bad[i] = True
-        return numeric.carried(out, bad, call.type)
-
     def run(args: Sequence[pa.Array], rows: int) -> Result:
         if rows <= numeric.FEW:
-            return one_by_one(args[0])
+            return numeric.each(call.type, compute, args[0])
         texts = pc.utf8_trim(args[0], characters=_BLANKS)
         plain = pc.match_substring_regex(texts, pattern=_PLAIN_NUMBER)
         cleaned = pc.ascii_ltrim(pc.if_else(plain, texts, None), characters="+")
@@ -75,7 +65,9 @@ def text_to_numeric(call: Call) -> Kernel:
         odd = ~np.asarray(pc.fill_null(plain, True))
         batch = Batch(operand) if fit is None else fit(operand)
         rest = numeric.left_over([odd, operand.rest, batch.rest], args)
-        return numeric.finished(call.type, batch, rest, lambda at: one_by_one(args[0].take(at)))
+        return numeric.finished(
+            call.type, batch, rest, lambda at: numeric.each(call.type, compute, args[0].take(at))
+        )
 
     return run
 
