@@ -176,7 +176,7 @@ def _agent(capture: Capture, slot: str, log: Path, until: Lsn | None = None) -> 
 def _resident_mib(tree: psutil.Process) -> float:
     total = 0
     try:
-        for process in (tree, *tree.children()):
+        for process in (tree, *tree.children(recursive=True)):
             total += process.memory_full_info().pss
     except psutil.NoSuchProcess:
         return 0.0

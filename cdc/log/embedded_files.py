@@ -30,7 +30,7 @@ from cdc.errors import LogDamaged, LogError
 OFFSET_BITS = 44
 OFFSET_MASK = (1 << OFFSET_BITS) - 1
 FORMAT_VERSION = 1
-PAGE_BYTES = 4096
+PAGE_BYTES = 16_384
 BUSY_TIMEOUT_MS = 30_000
 
 _NETWORK_FILE_SYSTEMS = frozenset(

@@ -13,14 +13,16 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -66,7 +68,7 @@ class SnapshotPlan:
 
 @dataclass
 class Worker:
-    """A process running snapshot_worker, and its pipes."""
+    """One worker and its pipes. `process` was started first and leads the group of all."""
 
     process: subprocess.Popen[bytes]
     stdin: BinaryIO
@@ -236,9 +238,7 @@ class SnapshotReader:
     def close(self) -> None:
         """End the workers, whatever they are doing."""
         self._stopping.set()
-        with ExitStack() as ended:
-            for worker in self.workers:
-                ended.callback(end_worker, worker)
+        end_workers(self.workers)
         for thread in self._threads:
             thread.join()
 
@@ -253,27 +253,41 @@ def cut_into_ranges(tables: Sequence[PgTable] | Any) -> Iterator[Range]:
             yield Range(table.name, start, None if last else start + RANGE_PAGES)
 
 
-def launch_worker() -> Worker:
-    """A worker process without an assignment. Its start takes longer than making the slot, so
-    launch it before."""
+def launch_workers(count: int) -> list[Worker]:
+    """Worker processes without an assignment. Their start takes longer than making the slot, so
+    launch them before."""
+    if not count:
+        return []
+    commands, answers = [os.pipe() for _ in range(count)], [_wide_pipe() for _ in range(count)]
+    theirs = [(c[0], a[1]) for c, a in zip(commands, answers, strict=True)]
+    pairs = [f"{inward},{outward}" for inward, outward in theirs]
     process = subprocess.Popen(
-        [sys.executable, "-m", "cdc.postgres.snapshot_worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        [sys.executable, "-m", "cdc.postgres.snapshot_worker", *pairs],
+        pass_fds=[descriptor for pair in theirs for descriptor in pair],
+        process_group=0,
     )
-    assert process.stdin is not None and process.stdout is not None
+    for descriptor in (d for pair in theirs for d in pair):
+        os.close(descriptor)
+    return [
+        Worker(process, open(c[1], "wb"), open(a[0], "rb"))
+        for c, a in zip(commands, answers, strict=True)
+    ]
+
+
+def _wide_pipe() -> tuple[int, int]:
+    reading, writing = os.pipe()
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         # Best effort: rows come in megabytes, and 64 KiB a turn costs a turn of every thread.
         with suppress(OSError):
-            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    return Worker(process, process.stdin, process.stdout)  # type: ignore[arg-type]
+            fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return reading, writing
 
 
 def _receive(worker: Worker) -> tuple[bytes, pa.Buffer]:
     head = worker.stdout.read(HEAD.size)
     if len(head) < HEAD.size:
         raise SourceError(
-            f"a snapshot worker ended with status {worker.process.wait()}",
+            "a snapshot worker ended before its work",
             hint="was it killed for memory? lower snapshot_workers",
         )
     kind, length = HEAD.unpack(head)
@@ -295,9 +309,13 @@ def _error_of(kind: bytes, body: pa.Buffer) -> CdcError:
     return found
 
 
-def end_worker(worker: Worker) -> None:
-    worker.process.kill()
-    worker.process.wait()
-    worker.stdout.close()
-    with suppress(BrokenPipeError):
-        worker.stdin.close()
+def end_workers(workers: Sequence[Worker]) -> None:
+    """End the processes, whatever they are doing. More than once does no harm."""
+    for process in {worker.process for worker in workers}:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for worker in workers:
+        worker.stdout.close()
+        with suppress(BrokenPipeError):
+            worker.stdin.close()

@@ -1,8 +1,10 @@
 """One worker process of a snapshot: COPY BINARY in, finished Arrow rows out.
 
-Run as `python -m cdc.postgres.snapshot_worker`. On stdin a pickled `Assignment`, then one pickled
-`Range` after another; end of file ends the process. On stdout, per message, a kind byte, a length
-(uint64) and the body:
+Run as `python -m cdc.postgres.snapshot_worker IN,OUT...`, with the file descriptors of a command
+and an answer pipe for each worker. One process starts, because to import everything takes longer
+than anything else before the first row, and forks itself for the others. On IN a pickled
+`Assignment`, then one pickled `Range` after another; end of file ends the worker. On OUT, per
+message, a kind byte, a length (uint64) and the body:
 
     R  ready: snapshot imported, all tables locked        empty
     L  not ready: a table's lock was not to be had        empty
@@ -17,6 +19,7 @@ end of file or SIGPIPE.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import struct
 import sys
@@ -88,7 +91,7 @@ def _quoted(name: str) -> str:
 
 
 def copy_rows(connection: Connection, table: CopyTable, part: Range) -> Iterator[pa.RecordBatch]:
-    """The rows of a range, in batches of about DECODE_BYTES of COPY data."""
+    """The rows of a range, in batches of about DECODE_BYTES of COPY data; none without rows."""
     decoder = compile_copy(table.schema, table.types)
     wire = connection.pgconn
     result = wire.exec_(copy_statement(table, part).encode())
@@ -111,7 +114,9 @@ def copy_rows(connection: Connection, table: CopyTable, part: Range) -> Iterator
         raise SourceError(error_text(result.error_message), where=table.schema.name)
     while wire.get_result() is not None:
         pass
-    yield _decoded(decoder, messages)
+    last = _decoded(decoder, messages)
+    if last.num_rows:
+        yield last
 
 
 def _decoded(decoder: CopyDecoder, messages: list[bytes]) -> pa.RecordBatch:
@@ -139,8 +144,7 @@ def serve(commands: BinaryIO, send: Callable[[bytes, bytes | pa.Buffer], None]) 
         send(READY, b"")
         while (part := _next(commands)) is not None:
             for rows in copy_rows(connection, assignment.tables[part.table], part):
-                if rows.num_rows:
-                    send(ROWS, rows.serialize())
+                send(ROWS, rows.serialize())
             send(DONE, b"")
     connection.close()
 
@@ -165,8 +169,9 @@ def _next(commands: BinaryIO) -> Range | None:
     return part
 
 
-def main() -> None:
-    out = io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
+def work(inward: int, outward: int) -> None:
+    """One worker's life, over its two file descriptors."""
+    out = io.FileIO(outward, "wb")
 
     def send(kind: bytes, body: bytes | pa.Buffer) -> None:
         for part in (HEAD.pack(kind, len(body)), body):
@@ -174,11 +179,25 @@ def main() -> None:
             while left:
                 left = left[out.write(left) or 0 :]
 
-    try:
-        serve(sys.stdin.buffer, send)
-    except CdcError as error:
-        send(ERROR, pickle.dumps((type(error), error.what, error.where, error.hint)))
+    with open(inward, "rb") as commands:
+        try:
+            serve(commands, send)
+        except CdcError as error:
+            send(ERROR, pickle.dumps((type(error), error.what, error.where, error.hint)))
+
+
+def main(pairs: list[tuple[int, int]]) -> None:
+    """Be the first worker, and fork the others: each holds no pipe but its own, so that the end
+    of either side is seen."""
+    mine = pairs[0]
+    for pair in pairs[1:]:
+        if os.fork() == 0:
+            mine = pair
+            break
+    for descriptor in {d for pair in pairs for d in pair}.difference(mine):
+        os.close(descriptor)
+    work(*mine)
 
 
 if __name__ == "__main__":
-    main()
+    main([(int(i), int(o)) for i, o in (pair.split(",") for pair in sys.argv[1:])])

@@ -33,8 +33,8 @@ from cdc.postgres.snapshot import (
     SnapshotPlan,
     SnapshotReader,
     Worker,
-    end_worker,
-    launch_worker,
+    end_workers,
+    launch_workers,
 )
 from cdc.postgres.snapshot_worker import import_snapshot
 from cdc.postgres.stream import PgStream, TableState, start_command
@@ -166,7 +166,7 @@ class PostgresSource:
     def _launched(self) -> list[Worker]:
         """The workers of a snapshot, already starting."""
         if not self._workers:
-            self._workers = [launch_worker() for _ in range(self._config.snapshot_workers)]
+            self._workers = launch_workers(self._config.snapshot_workers)
         return self._workers
 
     def _create_slot(self, exporter: PGconn) -> tuple[Lsn, str]:
@@ -271,8 +271,7 @@ class PostgresSource:
         return dropped
 
     def close(self) -> None:
-        for worker in self._workers:
-            end_worker(worker)
+        end_workers(self._workers)
         self._workers = []
         if self._receiver is not None:
             self._receiver.close()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cdc.changes import C, D, U
 from cdc.errors import SlotError, SourceError
 from cdc.positions import Vector
+from cdc.postgres.source import PostgresSource
 from tests.fix_capture import SOURCE, Capture
 
 TYPES = """CREATE TABLE kinds (id int PRIMARY KEY, i2 smallint, i8 bigint, f4 real,
@@ -237,3 +241,18 @@ def test_a_truncate_that_waits_for_the_snapshot_does_not_stop_it(capture: Captur
             capture.sql("TRUNCATE t", "INSERT INTO t SELECT g FROM generate_series(1, 1000) g")
         agent.caught_up()
     capture.assert_equal("public.t")
+
+
+def test_a_snapshot_without_workers_yields_no_empty_batch(capture: Capture) -> None:
+    """When no worker gets the locks in time, the connection that has them reads alone."""
+    capture.sql(
+        "CREATE TABLE empty (id int PRIMARY KEY)",
+        "CREATE TABLE full_ (id int PRIMARY KEY)",
+        "INSERT INTO full_ VALUES (1)",
+    )
+    config = replace(capture.config, snapshot_workers=0)
+    with closing(PostgresSource(config, capture.folder / "state")) as source:
+        source.open(None)
+        pieces = list(source.snapshot(list(source.tables()), 10**6))
+    batches = [(table, changes.num_rows) for piece in pieces for table, changes in piece.changes]
+    assert batches == [("public.full_", 1)]
