@@ -16,7 +16,7 @@ import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -42,13 +42,10 @@ from cdc.log.embedded_files import (
     translated,
 )
 from cdc.log.embedded_history import HISTORY_CHECK_EVERY, thin_history
+from cdc.log.embedded_wal import WalKeeper
 from cdc.log.wake import Bell
 from cdc.schema import TableSchema
 
-CHECKPOINT_ABOVE_BYTES = 32 * 2**20
-RESTART_ABOVE_BYTES = 512 * 2**20
-IDLE_CHECKPOINT_ABOVE_BYTES = 2**20
-IDLE_AFTER_S = 1.0
 DEAD_LETTER_RETENTION_S = 7 * 86400.0
 BATCH_ROWS_MAX = 65_536
 BATCH_BYTES_MAX = 16 * 2**20
@@ -89,8 +86,7 @@ class EmbeddedProducer:
         self._frontier_ids: dict[str, int] = {}
         self._whole: dict[str, Frontier] = {}
         self._last_us = 0
-        self._wal_bytes = 0
-        self._appended_at_s = time.monotonic()
+        self._wal = WalKeeper(self._path, self._connection)
         self._appends = 0
         self._broken = False
         with sqlite_errors(self._path):
@@ -298,6 +294,7 @@ class EmbeddedProducer:
         return self._letters
 
     def close(self) -> None:
+        self._wal.close()
         self._bell.close()
         if self._letters is not None:
             self._letters.close()
@@ -346,22 +343,15 @@ class EmbeddedProducer:
             raise
 
     def _keep_house(self, size: int) -> None:
-        """Checkpoint the WAL and thin old frontiers, when it is time. The append has succeeded:
+        """Look after the WAL, and thin old frontiers when it is time. The append has succeeded:
         a failure here is reported and tried again later."""
-        now_s = time.monotonic()
-        idle = now_s - self._appended_at_s > IDLE_AFTER_S
-        self._appended_at_s = now_s
-        self._wal_bytes += size + _APPEND_OVERHEAD_BYTES
+        self._wal.appended(size + _APPEND_OVERHEAD_BYTES)
         self._appends += 1
-        mode = checkpoint_mode(self._wal_bytes, idle)
-        if mode:
-            self._tidy(lambda: self._checkpoint(mode))
         if self._appends % HISTORY_CHECK_EVERY == 0:
-            self._tidy(self._thin)
-
-    def _checkpoint(self, mode: str) -> None:
-        row = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        self._wal_bytes = max(0, row[1] - row[2]) * PAGE_BYTES
+            try:
+                self._thin()
+            except sqlite3.Error as error:
+                logger.warning("%s", translated(error, self._path, self._name))
 
     def _thin(self) -> None:
         cutoff_us = self._last_us - int(self._history_s * 1e6)
@@ -369,12 +359,6 @@ class EmbeddedProducer:
             for number, key in self._connection.execute("SELECT id, name FROM frontier_names"):
                 newest = self._frontier_ids[key] & OFFSET_MASK
                 thin_history(self._connection, number, newest, cutoff_us)
-
-    def _tidy(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except sqlite3.Error as error:
-            logger.warning("%s", translated(error, self._path, self._name))
 
 
 def _in_pieces(changes: ChangeBatch) -> Iterator[ChangeBatch]:
@@ -386,19 +370,6 @@ def _in_pieces(changes: ChangeBatch) -> Iterator[ChangeBatch]:
         return
     for start in range(0, changes.num_rows, length):
         yield changes.slice(start, length)
-
-
-def checkpoint_mode(wal_bytes: int, idle: bool) -> str:
-    """Which checkpoint is due: none, one that waits for nobody, or one that begins a new WAL.
-
-    PASSIVE cannot finish while readers are inside a transaction, so a WAL that grew far beyond
-    its size is restarted: the writer then waits for readers, whose transactions are short.
-    """
-    if idle and wal_bytes > IDLE_CHECKPOINT_ABOVE_BYTES:
-        return "TRUNCATE"
-    if wal_bytes > RESTART_ABOVE_BYTES:
-        return "RESTART"
-    return "PASSIVE" if wal_bytes > CHECKPOINT_ABOVE_BYTES else ""
 
 
 def end_offset(connection: sqlite3.Connection, partition: int) -> int:

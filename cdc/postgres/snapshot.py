@@ -50,7 +50,7 @@ from cdc.schema import TableSchema
 from cdc.source import Piece
 
 RANGE_PAGES = 4096
-QUEUE_PIECES = 2
+QUEUE_PIECES = 4
 PIPE_BYTES = 2**20
 _ESTIMATED_ROW_BYTES = 100
 

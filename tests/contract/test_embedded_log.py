@@ -14,10 +14,11 @@ import pytest
 
 from cdc.config import LogConfig
 from cdc.errors import LogDamaged, LogError
+from cdc.log import embedded_wal
 from cdc.log.embedded import EmbeddedLog
 from cdc.log.embedded_files import refuse_network_file_system
 from cdc.log.embedded_history import superfluous
-from cdc.log.embedded_producer import checkpoint_mode
+from cdc.log.embedded_wal import checkpoint_mode
 from tests.fix_log import (
     OTHER,
     SPEC,
@@ -117,10 +118,28 @@ def test_floors(config: LogConfig) -> None:
 
 
 def test_checkpoint_policy() -> None:
-    assert checkpoint_mode(0, False) == checkpoint_mode(2**20, True) == ""
-    assert checkpoint_mode(2**25 + 1, False) == "PASSIVE"
-    assert checkpoint_mode(2**30, False) == "RESTART"
-    assert checkpoint_mode(2**22, True) == "TRUNCATE"
+    assert checkpoint_mode(0, 0, False) == checkpoint_mode(2**20, 2**20, True) == ""
+    assert checkpoint_mode(2**25 + 1, 2**25 + 1, False) == "ASIDE"
+    assert checkpoint_mode(2**25, 2**27, False) == ""
+    assert checkpoint_mode(1, 2**28, False) == "PASSIVE"
+    assert checkpoint_mode(1, 2**30, False) == "RESTART"
+    assert checkpoint_mode(1, 2**22, True) == "TRUNCATE"
+
+
+def test_a_wal_under_constant_appends_stays_bounded(
+    config: LogConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread's checkpoints alone would never let it begin anew."""
+    monkeypatch.setattr(embedded_wal, "ASIDE_ABOVE_BYTES", 2**20)
+    monkeypatch.setattr(embedded_wal, "PASSIVE_ABOVE_BYTES", 2**22)
+    producer = EmbeddedLog(config).producer("shop")
+    producer.create_topics([SPEC])
+    wal = config.path / "log" / "shop.db-wal"
+    for number in range(300):
+        producer.append([(TOPIC, changes(range(number * 2000, number * 2000 + 2000)))])
+        assert wal.stat().st_size < 2**23
+    producer.close()
+    assert ids_of(read_all(EmbeddedLog(config).reader())) == list(range(600_000))
 
 
 def test_history_is_thinned_to_one_a_second() -> None:
@@ -155,6 +174,7 @@ APPENDER = """
 import sys
 from pathlib import Path
 from cdc.config import LogConfig
+from cdc.log import embedded_wal
 from cdc.log.embedded import EmbeddedLog
 from tests.fix_log import OTHER, SPEC, TOPIC, changes, frontier
 config = LogConfig("embedded", Path(sys.argv[1]))
@@ -225,6 +245,7 @@ import sys, time
 from pathlib import Path
 from cdc.config import LogConfig
 from cdc.cuts import CutReader
+from cdc.log import embedded_wal
 from cdc.log.embedded import EmbeddedLog
 from tests.fix_log import OTHER, TOPIC
 reader = EmbeddedLog(LogConfig("embedded", Path(sys.argv[1]))).reader()
