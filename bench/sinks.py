@@ -25,10 +25,10 @@ from cdc.positions import Lsn, Vector
 from cdc.schema import Column, TableSchema
 from demo.embedded_postgres import start_postgres
 from sinks.api import InputChanges, SinkCut, SinkInput, SinkPosition
-from sinks.session import Store
-from sinks.sql import SqlSink
-from sinks.sql_duckdb import DuckDbStore
-from sinks.sql_postgres import PostgresStore
+from sinks.sql.duckdb_store import DuckDbStore
+from sinks.sql.postgres_store import PostgresStore
+from sinks.sql.session import Store
+from sinks.sql.sink import SqlSink
 
 ROWS = 1_000_000
 CUT_ROWS = 10_000

@@ -8,11 +8,11 @@ import sqlalchemy as sa
 
 from cdc.config import Config, SinkConfig
 from cdc.errors import ConfigError, mask_url
-from sinks.session import Store
-from sinks.sql import SqlSink
-from sinks.sql_duckdb import DuckDbStore
-from sinks.sql_generic import GenericStore
-from sinks.sql_postgres import PostgresStore
+from sinks.sql.duckdb_store import DuckDbStore
+from sinks.sql.generic_store import GenericStore
+from sinks.sql.postgres_store import PostgresStore
+from sinks.sql.session import Store
+from sinks.sql.sink import SqlSink
 
 
 def sink_of(config: Config, name: str) -> SqlSink:

@@ -17,11 +17,11 @@ from sqlalchemy import URL
 from cdc.errors import SinkError, StoreUnavailable, mask_url
 from cdc.schema import Column
 from sinks.api import QueryResult
-from sinks.pg_copy_encode import as_text, encode
-from sinks.pg_read import read_rows
-from sinks.pg_types import pg_type
-from sinks.session import Session
-from sinks.targets import Target
+from sinks.sql.pg_copy_encode import as_text, encode
+from sinks.sql.pg_read import read_rows
+from sinks.sql.pg_types import pg_type
+from sinks.sql.session import Session
+from sinks.sql.targets import Target
 
 _OPTIONS = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=1"
 _CONNECT_TIMEOUT_S = 10
@@ -30,7 +30,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class PostgresStore:
-    """See sinks.session.Store. One connection, opened when first needed."""
+    """See sinks.sql.session.Store. One connection, opened when first needed."""
 
     rest_ratio = 0.0
     row_lock = " FOR UPDATE"
@@ -134,7 +134,7 @@ _LASTING = (
 
 
 class PostgresSession:
-    """See sinks.session.Session."""
+    """See sinks.sql.session.Session."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

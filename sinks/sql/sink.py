@@ -26,9 +26,9 @@ from cdc.errors import CdcError, Fenced
 from cdc.schema import Column
 from cdc.source import Finding
 from sinks.api import InputChanges, QueryResult, SinkCut, SinkInput, SinkPosition
-from sinks.ownership import Owned, owned_tables, record_own, require_own
-from sinks.session import Session, Store, quoted_table
-from sinks.targets import (
+from sinks.sql.ownership import Owned, owned_tables, record_own, require_own
+from sinks.sql.session import Session, Store, quoted_table
+from sinks.sql.targets import (
     BOOKKEEPING,
     Target,
     missing_columns,

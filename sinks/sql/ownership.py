@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from cdc.errors import SinkError
-from sinks.session import Session
-from sinks.targets import Target
+from sinks.sql.session import Session
+from sinks.sql.targets import Target
 
 Owned = Mapping[str, frozenset[str]]
 """By sink, the tables that it may replace."""

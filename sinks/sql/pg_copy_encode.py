@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc.schema import DATE_INFINITY, TIMESTAMP_INFINITY, Column
-from sinks.pg_literals import array_literals
+from sinks.sql.pg_literals import array_literals
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"

@@ -27,8 +27,8 @@ import pyarrow as pa
 from cdc.errors import SinkError, StoreUnavailable
 from cdc.schema import NUMERIC_TEXT, Column
 from sinks.api import QueryResult
-from sinks.session import Session
-from sinks.targets import Target
+from sinks.sql.session import Session
+from sinks.sql.targets import Target
 
 LOCK_WAIT_S = 10.0
 # DuckDB shares one instance of a file within a process, and hands it to a second thread before the
@@ -38,7 +38,7 @@ _READ_ROWS = 65_536
 
 
 class DuckDbStore:
-    """See sinks.session.Store. `path` is the database file; it is made when missing."""
+    """See sinks.sql.session.Store. `path` is the database file; it is made when missing."""
 
     rest_ratio = 4.0
     row_lock = ""
@@ -142,7 +142,7 @@ class DuckDbStore:
 
 
 class DuckDbSession:
-    """See sinks.session.Session."""
+    """See sinks.sql.session.Session."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection

@@ -18,16 +18,16 @@ from sqlalchemy import types as sqltypes
 from cdc.errors import BadData, SinkError, StoreUnavailable, mask_url
 from cdc.schema import NUMERIC_TEXT, Column
 from sinks.api import QueryResult
-from sinks.session import Session
-from sinks.targets import Target
-from sinks.text_values import from_texts, texts
+from sinks.sql.session import Session
+from sinks.sql.targets import Target
+from sinks.sql.text_values import from_texts, texts
 
 _READ_ROWS = 10_000
 _KEY_TEXT_LENGTH = 255
 
 
 class GenericStore:
-    """See sinks.session.Store."""
+    """See sinks.sql.session.Store."""
 
     rest_ratio = 0.0
     folds_case = True
@@ -146,7 +146,7 @@ class GenericStore:
 
 
 class GenericSession:
-    """See sinks.session.Session."""
+    """See sinks.sql.session.Session."""
 
     def __init__(self, store: GenericStore, connection: sa.Connection) -> None:
         self._store, self._connection = store, connection

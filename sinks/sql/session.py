@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from cdc.schema import Column
 from sinks.api import QueryResult
-from sinks.targets import Target
+from sinks.sql.targets import Target
 
 
 class Session(Protocol):

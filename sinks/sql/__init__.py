@@ -1,0 +1,1 @@
+"""The SQL sink: DuckDB, Postgres, and what else SQLAlchemy knows."""
