@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ import sqlalchemy as sa
 
 from bench.measure import Figure, fdatasync_p50_ms, percentile, report
 from cdc.changes import Int64s
+from cdc.log.api import DeadLetter
 from cdc.positions import Lsn, Vector
 from cdc.schema import Column, TableSchema
 from demo.embedded_postgres import start_postgres
@@ -78,7 +80,8 @@ def cut(upserts: pa.RecordBatch, number: int) -> SinkCut:
     position = SinkPosition(
         Vector.of({"shop": Lsn(number)}), {INPUT.topic: (number,)}, {INPUT.topic: "g"}
     )
-    return SinkCut((InputChanges(INPUT, upserts, keys),), position)
+    offsets = np.zeros(upserts.num_rows, np.int64)
+    return SinkCut((InputChanges(INPUT, upserts, keys, offsets, offsets[:0]),), position)
 
 
 def measure(store: Store) -> tuple[float, float, float]:
@@ -101,8 +104,12 @@ def _some(random: np.random.Generator, count: int) -> Int64s:
 
 def _timed(sink: SqlSink, what: SinkCut) -> float:
     began = time.perf_counter()
-    sink.apply(what)
+    sink.apply(what, _no_letters)
     return time.perf_counter() - began
+
+
+def _no_letters(letters: Sequence[DeadLetter]) -> None:
+    raise AssertionError(letters)
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ class SinkConfig:
     """`inputs` are the names under `from:`. `options` are the kind's own, already checked."""
 
     name: str
-    type: Literal["sql"]
+    type: Literal["sql", "elasticsearch", "redis"]
     url: str
     inputs: tuple[str, ...]
     place: Place

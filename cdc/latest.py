@@ -26,15 +26,23 @@ def latest_per_key(batches: Sequence[ChangeBatch], hash_bits: int = 64) -> Chang
 
     Batches of several schema versions come forward to the newest.
     """
+    return latest_with_index(batches, hash_bits)[0]
+
+
+def latest_with_index(
+    batches: Sequence[ChangeBatch], hash_bits: int = 64
+) -> tuple[ChangeBatch, Int64s]:
+    """`latest_per_key`, and the place of each of its changes among all rows of `batches`."""
     newest = max((b.schema for b in batches), key=lambda schema: schema.version)
     filled = [b.conformed(newest) for b in batches if b.num_rows] or [batches[0].conformed(newest)]
     changes = concat(filled)
-    if changes.num_rows <= 1:
-        return changes
+    count = changes.num_rows
+    if count <= 1:
+        return changes, np.arange(count, dtype=np.int64)
     if not newest.key:
-        return changes.slice(changes.num_rows - 1)
+        return changes.slice(count - 1), np.array([count - 1], np.int64)
     last = last_of_each([changes.rows.column(name) for name in newest.key], hash_bits)
-    return changes if len(last) == changes.num_rows else changes.take(last)
+    return (changes if len(last) == count else changes.take(last)), last
 
 
 def last_of_each(keys: Sequence[pa.Array], hash_bits: int = 64) -> Int64s:

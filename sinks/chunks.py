@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
-from cdc.changes import ChangeBatch, D
+from cdc.changes import ChangeBatch, D, Int64s
 from cdc.cuts import Cut
-from cdc.latest import latest_per_key
+from cdc.latest import latest_with_index
 from cdc.log.api import LogBatch
 from cdc.schema import TableSchema
 from sinks.api import InputChanges, SinkInput
@@ -35,12 +35,15 @@ class Chunk:
 
     offsets: dict[str, list[int]]
     batches: dict[str, list[ChangeBatch]] = field(default_factory=dict)
+    places: dict[str, list[Int64s]] = field(default_factory=dict)
+    """The offsets of the changes, batch by batch."""
     rows: int = 0
     bytes_: int = 0
 
     def add(self, batch: LogBatch) -> None:
         changes = replace(batch.changes, before=None, has_before=None)
         self.batches.setdefault(batch.topic, []).append(changes)
+        self.places.setdefault(batch.topic, []).append(batch.offsets)
         self.offsets[batch.topic][batch.partition] = batch.next_offset
         self.rows += changes.num_rows
         self.bytes_ += changes.nbytes
@@ -50,7 +53,7 @@ class Chunk:
 
     def begin_anew(self) -> None:
         """Forget the changes, which were applied; stay at the offsets."""
-        self.batches, self.rows, self.bytes_ = {}, 0, 0
+        self.batches, self.places, self.rows, self.bytes_ = {}, {}, 0, 0
 
 
 def filled(chunk: Chunk, cut: Cut, limits: Limits) -> Iterator[Chunk]:
@@ -72,18 +75,21 @@ def changes_of(chunk: Chunk, inputs: Sequence[SinkInput]) -> tuple[InputChanges,
     for item in inputs:
         batches = chunk.batches.get(item.topic)
         if batches:
-            latest = latest_per_key(batches).conformed(item.schema)
-            found.append(_split(item, latest))
+            latest, kept = latest_with_index(batches)
+            offsets = np.concatenate(chunk.places[item.topic])[kept]
+            found.append(_split(item, latest.conformed(item.schema), offsets))
     return tuple(found)
 
 
-def _split(item: SinkInput, latest: ChangeBatch) -> InputChanges:
+def _split(item: SinkInput, latest: ChangeBatch, offsets: Int64s) -> InputChanges:
     deleted = latest.op == D
     if not deleted.any():
-        return InputChanges(item, latest.rows, keys_of(latest.rows.slice(0, 0), item.schema))
+        none = keys_of(latest.rows.slice(0, 0), item.schema)
+        return InputChanges(item, latest.rows, none, offsets, offsets[:0])
     upserts = latest.rows.take(pa.array(np.flatnonzero(~deleted)))
     gone = latest.rows.take(pa.array(np.flatnonzero(deleted)))
-    return InputChanges(item, upserts, keys_of(gone, item.schema))
+    keys = keys_of(gone, item.schema)
+    return InputChanges(item, upserts, keys, offsets[~deleted], offsets[deleted])
 
 
 def keys_of(rows: pa.RecordBatch, schema: TableSchema) -> pa.RecordBatch:

@@ -6,7 +6,9 @@
    during a write is the next cut (group commit).
 3. Where the stored position means nothing any more (a topic was made anew, tombstones after it
    were removed, a table of the store is new), read from offset zero and replace the store's rows.
-4. A store that does not answer is asked again, later and later; everything else stops the sink.
+4. What a store refuses to take goes to the topic `dead-letters` before the position is stored.
+5. A store that does not answer is asked again, later and later; one that a rebuild has swapped is
+   opened again; everything else stops the sink.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from dataclasses import dataclass, replace
 
 from cdc.cuts import Cut, CutReader, TopicReplaced
 from cdc.errors import StoreUnavailable
-from cdc.log.api import Log, Reader
+from cdc.log.api import DeadLetter, Log, Reader
 from cdc.positions import Vector
-from sinks.api import Sink, SinkCut, SinkInput, SinkPosition
+from sinks.api import Sink, SinkCut, SinkInput, SinkPosition, Swapped
 from sinks.chunks import Chunk, Limits, changes_of, filled, frozen
 from sinks.progress import Progress
 
@@ -68,6 +70,8 @@ def deliver(
             _pause(delay_s, stop)
         except TopicReplaced as error:
             logger.warning("%s: %s; loading it anew", feed.name, error)
+        except Swapped:
+            logger.info("%s: a rebuild has taken its place; going on there", feed.name)
         except _ReloadAgain:
             logger.info("%s: a schema changed during a reload; beginning it again", feed.name)
 
@@ -185,13 +189,18 @@ class Delivery:
         self._follow_schemas()
         changes = changes_of(chunk, self._inputs)
         started = time.monotonic()
-        self._sink.apply(SinkCut(changes, position, self._first_load, self._replace))
+        cut_now = SinkCut(changes, position, self._first_load, self._replace)
+        self._sink.apply(cut_now, self._reject)
         took_s = time.monotonic() - started
         self._position, self._first_load = position, False
         self._replace = self._replace and position.chunk != 0
         rows = sum(c.upserts.num_rows + c.deletes.num_rows for c in changes)
         self._progress.applied(position, rows, took_s, cut.span)
         return took_s
+
+    def _reject(self, letters: Sequence[DeadLetter]) -> None:
+        self._log.dead_letter(letters)
+        self._progress.rejected(len(letters))
 
     def _follow_schemas(self) -> None:
         """Widen the store's tables when an input has a newer schema version."""

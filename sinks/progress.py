@@ -35,6 +35,7 @@ class Progress:
             "rows": 0,
             "cuts": 0,
             "retries": 0,
+            "dead_letters": 0,
             "started_at": time.time(),
         }
         self._position: SinkPosition | None = None
@@ -79,6 +80,10 @@ class Progress:
         """Whether anything was applied since the last call."""
         applied, self._applied = self._applied, False
         return applied
+
+    def rejected(self, count: int) -> None:
+        """So many dead letters more, since the sink was started."""
+        self._become({"dead_letters": self._facts["dead_letters"] + count})
 
     def idle(self, waiting_for: Sequence[str]) -> None:
         if waiting_for:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,11 @@ from cdc.log.api import Log, Producer, TopicSpec
 from cdc.log.open import open_log
 from cdc.positions import Lsn, Vector
 from cdc.schema import Column, TableSchema
+from sinks.chunks import Limits
+from sinks.delivery import deliver
+from sinks.part import PART, feed_of, status_file
+from sinks.progress import Progress
+from sinks.stores import sink_of
 
 PLACE = Place("connectors.yaml", 1, 1)
 
@@ -42,10 +49,48 @@ SUMS = table(
 )
 
 
-def config_of(folder: Path, url: str, inputs: Sequence[str], **options: Any) -> Config:
+@dataclass(frozen=True)
+class StoreCase:
+    """An empty store of some kind, as the YAML would name it; `prefix` keeps tests apart."""
+
+    kind: Literal["duckdb", "sqlite", "postgres", "elasticsearch", "redis"]
+    url: str
+    prefix: str = ""
+
+    @property
+    def type(self) -> Literal["sql", "elasticsearch", "redis"]:
+        match self.kind:
+            case "elasticsearch" | "redis":
+                return self.kind
+        return "sql"
+
+    def options(self, schema: TableSchema) -> dict[str, Any]:
+        """The least that a sink of this kind needs for rows of `schema`."""
+        name = self.prefix + schema.name.rpartition(".")[2]
+        if self.kind == "elasticsearch":
+            return {"index": name}
+        if self.kind == "redis":
+            return {"key": ":".join([name, *(f"{{{column}}}" for column in schema.key)])}
+        return {}
+
+
+def config_for(folder: Path, store: StoreCase, schema: TableSchema, **options: Any) -> Config:
+    """One source `shop`, one sink `warehouse` of one table; everything under `folder`."""
+    name = "shop." + schema.name.removeprefix("public.")
+    settings = {**store.options(schema), **options}
+    return config_of(folder, store.url, [name], store.type, **settings)
+
+
+def config_of(
+    folder: Path,
+    url: str,
+    inputs: Sequence[str],
+    type_: Literal["sql", "elasticsearch", "redis"] = "sql",
+    **options: Any,
+) -> Config:
     """One source `shop`, one sink `warehouse`; everything under `folder`."""
     source = SourceConfig("shop", "postgres", "", ("public.*",), "initial", "s", "p", PLACE)
-    sink = SinkConfig("warehouse", "sql", url, tuple(inputs), PLACE, options)
+    sink = SinkConfig("warehouse", type_, url, tuple(inputs), PLACE, options)
     return Config(
         folder / "connectors.yaml",
         LogConfig("embedded", folder / "log"),
@@ -120,3 +165,32 @@ def until(stop_when: Callable[[], bool], timeout_s: float = 20.0) -> Callable[[]
         return False
 
     return stop
+
+
+def run_until(config: Config, shop: Shop, position: Vector, limits: Limits | None = None) -> None:
+    """Deliver until the store has reached `position`."""
+    file = status_file(config, "warehouse")
+    progress = Progress("warehouse", shop.log, file, record_every_s=0)
+
+    def reached() -> bool:
+        said = PART.status(config, "warehouse") if file.exists() else {}
+        return bool(said.get("chunk") == 0 and Vector.parse(said["position"]).covers(position))
+
+    file.unlink(missing_ok=True)
+    with closing(sink_of(config, "warehouse")) as sink:
+        deliver(sink, feed_of(config, "warehouse"), shop.log, until(reached), progress, limits)
+
+
+def stored(config: Config, schema: TableSchema = ITEMS, name: str = "shop.items") -> list[Any]:
+    """The store's rows in key order, as Python values."""
+    batches = list(PART.rows(config, "warehouse", name, schema))
+    rows = pa.Table.from_batches(batches, schema=schema.arrow).to_pylist()
+    return sorted(rows, key=lambda row: [str(row[k]) for k in schema.key])
+
+
+def item(number: int, name: str | None = "x", amount: int | None = 0) -> dict[str, Any]:
+    return {"id": number, "name": name, "amount": amount}
+
+
+def batch_of(rows: Sequence[dict[str, Any]], schema: TableSchema = ITEMS) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(list(rows), schema=schema.arrow)

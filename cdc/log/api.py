@@ -104,10 +104,6 @@ class Producer(Protocol):
         """
         ...
 
-    def dead_letter(self, letters: Sequence[DeadLetter]) -> None:
-        """Append to `dead-letters`, durably, before anything after it is acknowledged."""
-        ...
-
     def close(self) -> None: ...
 
 
@@ -201,6 +197,10 @@ class Log(Protocol):
 
     def floors(self) -> dict[str, int]:
         """The floors that are registered now, by consumer."""
+        ...
+
+    def dead_letter(self, letters: Sequence[DeadLetter]) -> None:
+        """Append to the topic `dead-letters`; durable when this returns."""
         ...
 
     def remove(self, name: str) -> None:

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 from cdc.config import LogConfig
+from cdc.log.api import DeadLetter
 from cdc.log.embedded_files import (
     Layout,
     open_consumer_file,
+    open_letters_file,
     open_producer_file,
     open_readonly,
     sqlite_errors,
 )
 from cdc.log.embedded_producer import EmbeddedProducer
 from cdc.log.embedded_reader import EmbeddedReader
+
+DEAD_LETTER_RETENTION_S = 7 * 86400.0
 
 
 class EmbeddedLog:
@@ -79,6 +85,24 @@ class EmbeddedLog:
 
     def floors(self) -> dict[str, int]:
         return registered_floors(self._layout)
+
+    def dead_letter(self, letters: Sequence[DeadLetter]) -> None:
+        now_us = time.time_ns() // 1000
+        rows = [(now_us, x.connector, x.where, x.error, x.key, x.value) for x in letters]
+        path = self._layout.letters
+        self._layout.make()
+        with sqlite_errors(path, "dead-letters"), closing(open_letters_file(path)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(
+                "DELETE FROM letters WHERE appended_us < ?",
+                (now_us - int(DEAD_LETTER_RETENTION_S * 1e6),),
+            )
+            connection.executemany(
+                "INSERT INTO letters (appended_us, connector, place, error, key, value) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+            connection.execute("COMMIT")
 
     def remove(self, name: str) -> None:
         self._remove_consumer(name)

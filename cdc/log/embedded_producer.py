@@ -28,14 +28,13 @@ from cdc.changes import ChangeBatch
 from cdc.errors import Fenced, LogError
 from cdc.frontiers import EndOffsets, Frontier, covers_topic, frontier_key
 from cdc.hashing import hash_columns
-from cdc.log.api import DeadLetter, TopicSpec
+from cdc.log.api import TopicSpec
 from cdc.log.embedded_codec import checksum, encode
 from cdc.log.embedded_files import (
     OFFSET_BITS,
     OFFSET_MASK,
     PAGE_BYTES,
     Layout,
-    open_letters_file,
     open_producer_file,
     open_readonly,
     sqlite_errors,
@@ -46,7 +45,6 @@ from cdc.log.embedded_wal import WalKeeper
 from cdc.log.wake import Bell
 from cdc.schema import TableSchema
 
-DEAD_LETTER_RETENTION_S = 7 * 86400.0
 BATCH_ROWS_MAX = 65_536
 BATCH_BYTES_MAX = 16 * 2**20
 _APPEND_OVERHEAD_BYTES = 4 * PAGE_BYTES
@@ -79,7 +77,6 @@ class EmbeddedProducer:
         self._layout, self._name, self._history_s = layout, name, history_s
         self._path = layout.producer(name)
         self._connection = open_producer_file(self._path)
-        self._letters: sqlite3.Connection | None = None
         self._bell = Bell(layout.root)
         self._topics: dict[str, _Topic] = {}
         self._ends: dict[str, tuple[int, ...]] = {}
@@ -285,19 +282,9 @@ class EmbeddedProducer:
             at = self._frontier_ids[key]
             execute("INSERT INTO frontiers VALUES (?, ?, ?)", (at, appended_us, frontier.to_json()))
 
-    def dead_letter(self, letters: Sequence[DeadLetter]) -> None:
-        append_letters(self._open_letters(), self._layout, letters)
-
-    def _open_letters(self) -> sqlite3.Connection:
-        if self._letters is None:
-            self._letters = open_letters_file(self._layout.letters)
-        return self._letters
-
     def close(self) -> None:
         self._wal.close()
         self._bell.close()
-        if self._letters is not None:
-            self._letters.close()
         self._connection.close()
 
     def _topic(self, name: str) -> _Topic:
@@ -392,22 +379,3 @@ def newest_frontier_row(
         (low, high),
     ).fetchone()
     return row
-
-
-def append_letters(
-    connection: sqlite3.Connection, layout: Layout, letters: Sequence[DeadLetter]
-) -> None:
-    """Append dead letters durably, and let go of those past their retention."""
-    now_us = time.time_ns() // 1000
-    rows = [(now_us, x.connector, x.where, x.error, x.key, x.value) for x in letters]
-    with sqlite_errors(layout.letters, "dead-letters"), connection:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(
-            "DELETE FROM letters WHERE appended_us < ?",
-            (now_us - int(DEAD_LETTER_RETENTION_S * 1e6),),
-        )
-        connection.executemany(
-            "INSERT INTO letters (appended_us, connector, place, error, key, value) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            rows,
-        )

@@ -7,8 +7,6 @@ producer first fences (init_transactions) and only then reads the newest frontie
 
 from __future__ import annotations
 
-import base64
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +18,8 @@ from confluent_kafka.admin import OffsetSpec
 from cdc.changes import ChangeBatch
 from cdc.errors import LogError
 from cdc.frontiers import EndOffsets, Frontier, covers_topic, frontier_key
-from cdc.log.api import DeadLetter, TopicSpec
+from cdc.log.api import TopicSpec
 from cdc.log.kafka_client import (
-    LETTERS,
     REQUEST_TIMEOUT_S,
     Broker,
     Schemas,
@@ -32,8 +29,6 @@ from cdc.log.kafka_client import (
 from cdc.log.kafka_json import encode_records
 from cdc.log.kafka_reader import KafkaReader
 from cdc.schema import TableSchema
-
-DEAD_LETTER_RETENTION_MS = 7 * 86_400_000
 
 
 class KafkaProducer:
@@ -237,16 +232,6 @@ class KafkaProducer:
             return cause
         return None
 
-    def dead_letter(self, letters: Sequence[DeadLetter]) -> None:
-        settings = {"cleanup.policy": "delete", "retention.ms": str(DEAD_LETTER_RETENTION_MS)}
-        self._broker.create(LETTERS, 1, settings)
-        sender = self._broker.producer()
-        with kafka_errors(LETTERS):
-            for letter in letters:
-                sender.produce(self._broker.name(LETTERS), _letter_json(letter))
-            if sender.flush(REQUEST_TIMEOUT_S):
-                raise LogError("the broker does not take the records", where=LETTERS)
-
     def _known(self, topic: str) -> dict[int, TableSchema]:
         try:
             return self._topics[topic]
@@ -265,17 +250,3 @@ def fencing_producer(broker: Broker, name: str) -> Producer:
     with kafka_errors(name):
         producer.init_transactions(REQUEST_TIMEOUT_S)
     return producer
-
-
-def _letter_json(letter: DeadLetter) -> bytes:
-    def text(raw: bytes | None) -> str | None:
-        return None if raw is None else base64.b64encode(raw).decode()
-
-    body = {
-        "connector": letter.connector,
-        "where": letter.where,
-        "error": letter.error,
-        "key": text(letter.key),
-        "value": text(letter.value),
-    }
-    return json.dumps(body, sort_keys=True).encode()

@@ -25,7 +25,7 @@ from cdc import faults
 from cdc.errors import CdcError, Fenced
 from cdc.schema import Column
 from cdc.source import Finding
-from sinks.api import InputChanges, QueryResult, SinkCut, SinkInput, SinkPosition
+from sinks.api import InputChanges, QueryResult, Reject, SinkCut, SinkInput, SinkPosition
 from sinks.sql.ownership import Owned, owned_tables, record_own, require_own
 from sinks.sql.session import Session, Store, quoted_table
 from sinks.sql.targets import (
@@ -95,7 +95,7 @@ class SqlSink:
             return None
         return SinkPosition.from_json(text)
 
-    def apply(self, cut: SinkCut) -> None:
+    def apply(self, cut: SinkCut, reject: Reject) -> None:
         faults.point("sink.before_write")
         with self._store.session() as session:
             self._hold(session)
@@ -124,8 +124,10 @@ class SqlSink:
         yield from self._store.rows(target, target.input.schema.columns)
 
     def prepare_reading(self, inputs: Sequence[SinkInput]) -> None:
-        """Know the inputs without opening (no fencing), for `rows`."""
         self._targets = {target.input.name: target for target in self._targets_of(inputs)}
+
+    def readable_columns(self, name: str) -> tuple[str, ...]:
+        return tuple(column.name for column in self._targets[name].input.schema.columns)
 
     def query(self, text: str) -> QueryResult:
         return self._store.query(text)

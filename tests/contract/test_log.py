@@ -270,10 +270,10 @@ def test_positions(log: Log, producer: Producer) -> None:
     assert log.positions("warehouse") == {}
 
 
-def test_dead_letters(log: Log, producer: Producer) -> None:
+def test_dead_letters(log: Log) -> None:
     letters = [DeadLetter("search", f"{TOPIC}/0/17", "too long", b"[1]", b"\x00\xff")]
-    producer.dead_letter(letters)
-    producer.dead_letter([DeadLetter("search", "x", "y", None, None)])
+    log.dead_letter(letters)
+    log.dead_letter([DeadLetter("search", "x", "y", None, None)])
     stored = list(log.reader().dead_letters())
     assert stored[0][1] == letters[0]
     assert len(list(log.reader().dead_letters(stored[1][0]))) == 1

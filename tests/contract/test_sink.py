@@ -1,12 +1,10 @@
-"""What every SQL store promises (sinks/api.py), over real stores and a real embedded log.
+"""What every store promises (sinks/api.py), over real stores and a real embedded log.
 
 The changes are invented; the log, the delivery loop and the stores are the real ones.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -14,7 +12,9 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,65 +22,40 @@ from hypothesis import strategies as st
 
 from cdc.changes import D, U
 from cdc.config import Config
-from cdc.errors import CdcError, ConfigError, Fenced, SinkError
-from cdc.positions import Vector
-from cdc.schema import DATE_INFINITY, NUMERIC_TEXT, TIMESTAMP_INFINITY, Column, TableSchema
+from cdc.errors import CdcError, Fenced
+from cdc.log.api import DeadLetter
+from cdc.positions import Lsn, Vector
+from cdc.schema import DATE_INFINITY, NUMERIC_TEXT, TIMESTAMP_INFINITY, Column
+from sinks.api import InputChanges, SinkCut, SinkInput, SinkPosition
 from sinks.chunks import Limits
 from sinks.delivery import deliver, retry_delay_s
-from sinks.part import PART, feed_of, status_file
+from sinks.part import PART, feed_of
 from sinks.progress import Progress
 from sinks.stores import sink_of
-from tests.sink_feed import ITEMS, SUMS, Shop, config_of, table, until
-
-STORES = [
-    "duckdb",
-    pytest.param("sqlite", marks=pytest.mark.slow),
-    pytest.param("postgres", marks=pytest.mark.service),
-]
-
-
-@pytest.fixture(params=STORES)
-def url(request: pytest.FixtureRequest) -> str:
-    """An empty store's URL."""
-    if request.param == "postgres":
-        return str(request.getfixturevalue("pg_database"))
-    return f"{request.param}:///store.{request.param}"
+from tests.sink_feed import (
+    ITEMS,
+    SUMS,
+    Shop,
+    StoreCase,
+    batch_of,
+    config_for,
+    item,
+    run_until,
+    stored,
+    table,
+    until,
+)
 
 
 @pytest.fixture
-def config(tmp_path: Path, url: str) -> Config:
-    return config_of(tmp_path, url, ["shop.items"])
+def config(tmp_path: Path, store: StoreCase) -> Config:
+    return config_for(tmp_path, store, ITEMS)
 
 
 @pytest.fixture
 def shop(config: Config) -> Iterator[Shop]:
     with closing(Shop(config, ITEMS, SUMS)) as shop:
         yield shop
-
-
-def run_until(config: Config, shop: Shop, position: Vector, limits: Limits | None = None) -> None:
-    """Deliver until the store has reached `position`."""
-    file = status_file(config, "warehouse")
-    progress = Progress("warehouse", shop.log, file, record_every_s=0)
-
-    def reached() -> bool:
-        said = PART.status(config, "warehouse") if file.exists() else {}
-        return bool(said.get("chunk") == 0 and Vector.parse(said["position"]).covers(position))
-
-    file.unlink(missing_ok=True)
-    with closing(sink_of(config, "warehouse")) as sink:
-        deliver(sink, feed_of(config, "warehouse"), shop.log, until(reached), progress, limits)
-
-
-def stored(config: Config, schema: TableSchema = ITEMS, name: str = "shop.items") -> list[Any]:
-    """The store's rows in key order, as Python values."""
-    batches = list(PART.rows(config, "warehouse", name, schema))
-    rows = pa.Table.from_batches(batches, schema=schema.arrow).to_pylist()
-    return sorted(rows, key=lambda row: [str(row[k]) for k in schema.key])
-
-
-def item(number: int, name: str | None = "x", amount: int | None = 0) -> dict[str, Any]:
-    return {"id": number, "name": name, "amount": amount}
 
 
 def test_last_change_of_a_key_wins(config: Config, shop: Shop) -> None:
@@ -105,28 +80,33 @@ def test_a_delete_of_an_unknown_key_is_nothing(config: Config, shop: Shop) -> No
 
 
 def test_a_cut_applied_twice_is_applied_once(config: Config, shop: Shop) -> None:
-    """The store's position set back: the same changes come again."""
-    first = shop.put("public.items", [item(1, "a"), item(2, "b")])
-    run_until(config, shop, first)
+    """As after a crash between a write and its position, where a store has no transactions."""
+    source = SinkInput("shop.items", "shop.public.items", ITEMS)
     with closing(sink_of(config, "warehouse")) as sink:
-        before = sink.position()
-    second = shop.commit(
-        ("public.items", [U, D], _batch([item(1, "c"), item(2)])),
+        sink.open([source])
+        for offset in range(0, 4, 2):
+            cut = _cut(source, [item(1, f"n{offset}"), item(3)], [item(2)], offset)
+            sink.apply(cut, _no_letters)
+            sink.apply(cut, _no_letters)
+    assert stored(config) == [item(1, "n2"), item(3)]
+
+
+def _cut(
+    source: SinkInput, upserts: list[dict[str, Any]], deletes: list[dict[str, Any]], offset: int
+) -> SinkCut:
+    changes = InputChanges(
+        source,
+        batch_of(upserts),
+        batch_of(deletes).select(["id"]),
+        np.full(len(upserts), offset, np.int64),
+        np.full(len(deletes), offset, np.int64),
     )
-    run_until(config, shop, second)
-    assert before is not None
-    _set_position(config, before.to_json())
-    run_until(config, shop, second)
-    assert stored(config) == [item(1, "c")]
+    position = Vector.of({"shop": Lsn(offset + 1)})
+    return SinkCut((changes,), SinkPosition(position, {source.topic: (offset + 1,)}, {}))
 
 
-def _batch(rows: Sequence[dict[str, Any]], schema: TableSchema = ITEMS) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist(list(rows), schema=schema.arrow)
-
-
-def _set_position(config: Config, text: str) -> None:
-    with closing(sink_of(config, "warehouse")) as sink, sink._store.session() as session:
-        session.update("UPDATE _cdc_sink SET position = ? WHERE sink = 'warehouse'", text)
+def _no_letters(letters: Sequence[DeadLetter]) -> None:
+    raise AssertionError(letters)
 
 
 ODD_TEXTS = [
@@ -192,6 +172,8 @@ TYPED = table(
     column("times", pa.list_(pa.timestamp("us", "UTC")), "timestamp with time zone[]"),
     column("amounts", pa.list_(pa.decimal128(10, 2)), "numeric(10,2)[]"),
 )
+
+
 _DAYS: list[int | None] = [
     0,
     -719_528 - 400,
@@ -201,8 +183,12 @@ _DAYS: list[int | None] = [
     2_932_896 + 366,
     None,
 ]
+
+
 _TIMES: list[int | None] = [0, -62_200_000_000_000_001, TIMESTAMP_INFINITY, -TIMESTAMP_INFINITY]
 _TIMES += [1_700_000_000_123_456, 253_402_300_800_000_000, None]
+
+
 _VALUES: dict[str, list[Any]] = {
     "small": [0, -32768, 32767, 1, 2, 3, None],
     "medium": [0, -(2**31), 2**31 - 1, 1, 2, 3, None],
@@ -264,9 +250,9 @@ def _typed(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def test_every_type_arrives_exactly(config: Config, tmp_path: Path) -> None:
+def test_every_type_arrives_exactly(store: StoreCase, tmp_path: Path) -> None:
     rows = typed_rows()
-    config = _with_inputs(config, ["shop.typed"])
+    config = config_for(tmp_path, store, TYPED)
     with closing(Shop(config, TYPED)) as shop:
         run_until(config, shop, shop.load("public.typed", rows))
         _assert_equal(config, rows)
@@ -285,11 +271,6 @@ def _assert_equal(config: Config, rows: pa.RecordBatch) -> None:
         assert have.equals(want), f"{name}: {have} is not {want}"
 
 
-def _with_inputs(config: Config, inputs: Sequence[str], **options: Any) -> Config:
-    sink = replace(config.sinks["warehouse"], inputs=tuple(inputs), options=options)
-    return replace(config, sinks={"warehouse": sink})
-
-
 NULL_KEYS = table(
     "public.groups",
     Column("a", pa.string(), "text"),
@@ -297,11 +278,13 @@ NULL_KEYS = table(
     Column("n", pa.int64(), "bigint"),
     key=("a", "b"),
 )
+
+
 ONE_ROW = table("public.total", Column("n", pa.int64(), "bigint"), key=())
 
 
-def test_keys_with_nulls_get_a_key_column(config: Config) -> None:
-    config = _with_inputs(config, ["shop.groups"])
+def test_keys_with_nulls(store: StoreCase, tmp_path: Path) -> None:
+    config = config_for(tmp_path, store, NULL_KEYS)
     with closing(Shop(config, NULL_KEYS)) as shop:
         keys = [("x", 1), ("x", None), (None, 1), (None, None), ("", 0)]
         rows = [{"a": a, "b": b, "n": i} for i, (a, b) in enumerate(keys)]
@@ -310,12 +293,10 @@ def test_keys_with_nulls_get_a_key_column(config: Config) -> None:
         run_until(config, shop, shop.delete("public.groups", [{"a": None, "b": 1}]))
     found = {(r["a"], r["b"]): r["n"] for r in stored(config, NULL_KEYS, "shop.groups")}
     assert found == {("x", 1): 0, ("x", None): 11, (None, None): 10, ("", 0): 4}
-    keys_stored = PART.query(config, "warehouse", 'SELECT _key FROM "groups" ORDER BY n').rows
-    assert [row[0] for row in keys_stored] == ['["x",1]', '["",0]', "[null,null]", '["x",null]']
 
 
-def test_no_key_is_one_row(config: Config) -> None:
-    config = _with_inputs(config, ["shop.total"])
+def test_no_key_is_one_row(store: StoreCase, tmp_path: Path) -> None:
+    config = config_for(tmp_path, store, ONE_ROW)
     with closing(Shop(config, ONE_ROW)) as shop:
         shop.put("public.total", [{"n": 1}])
         run_until(config, shop, shop.put("public.total", [{"n": 2}]))
@@ -358,63 +339,9 @@ def test_a_second_process_fences_the_first(config: Config, shop: Shop) -> None:
     assert "taken over" in str(caught[0])
 
 
-@pytest.mark.slow
-def test_inputs_of_one_cut_become_visible_together(config: Config, shop: Shop) -> None:
-    """A reader in a process of its own never sees the items of a transaction without its sum."""
-    both = _with_inputs(config, ["shop.items", "shop.sums"])
-    run_until(both, shop, _transaction(shop, 0))
-    reader = _polling_reader(both, target=sum(5 * txn for txn in range(40)))
-    remaining = iter(range(1, 40))
-
-    def one_more_commit() -> bool:
-        for txn in remaining:
-            _transaction(shop, txn)
-            return False
-        return reader.poll() is not None
-
-    progress = Progress("warehouse", shop.log, status_file(config, "warehouse"))
-    with closing(sink_of(both, "warehouse")) as sink:
-        deliver(sink, feed_of(both, "warehouse"), shop.log, until(one_more_commit), progress)
-    output, _ = reader.communicate()
-    assert reader.returncode == 0, output
-
-
-def _transaction(shop: Shop, txn: int) -> Vector:
-    """Five items, and the sum over all items so far."""
-    rows = [item(txn * 5 + i, "x", txn) for i in range(5)]
-    total = sum(5 * t for t in range(txn + 1))
-    return shop.commit(
-        ("public.items", [U] * 5, _batch(rows)),
-        ("public.sums", [U], _batch([{"id": 1, "total": total}], SUMS)),
-    )
-
-
-def _polling_reader(config: Config, target: int) -> subprocess.Popen[str]:
-    code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from tests.sink_feed import config_of\n"
-        "from sinks.part import PART\n"
-        "config = config_of(Path(sys.argv[1]), sys.argv[2], ['shop.items', 'shop.sums'])\n"
-        "ask = 'SELECT (SELECT sum(amount) FROM items), (SELECT total FROM sums)'\n"
-        "while True:\n"
-        "    (items, total), = PART.query(config, 'warehouse', ask).rows\n"
-        "    assert items == total, (items, total)\n"
-        f"    if total == {target}: break\n"
-    )
-    arguments = [str(config.file.parent), config.sinks["warehouse"].url]
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=Path(__file__).parents[2],
-    )
-
-
 def test_a_large_cut_goes_in_chunks_and_can_be_resumed(config: Config, shop: Shop) -> None:
     run_until(config, shop, shop.put("public.items", [item(1, "old")]))
-    rows = _batch([item(i, f"n{i}") for i in range(3000)])
+    rows = batch_of([item(i, f"n{i}") for i in range(3000)])
     position = Vector()
     for start in range(0, 3000, 100):
         part = rows.slice(start, 100)
@@ -433,27 +360,6 @@ def test_a_topic_made_anew_replaces_the_rows(config: Config, shop: Shop) -> None
     with closing(Shop(config, ITEMS)) as again:
         run_until(config, again, again.put("public.items", [item(2, "new"), item(3)]))
     assert stored(config) == [item(2, "new"), item(3)]
-
-
-def test_a_reload_in_chunks_replaces_the_rows(config: Config, shop: Shop) -> None:
-    run_until(config, shop, shop.put("public.items", [item(i, "old") for i in range(500)]))
-    _set_position(config, "null")
-    with closing(sink_of(config, "warehouse")) as sink, sink._store.session() as session:
-        session.update("UPDATE _cdc_sink SET position = NULL")
-        session.update("INSERT INTO \"items\" VALUES (-1, 'stray', 0)")
-    position = shop.delete("public.items", [item(i) for i in range(0, 500, 2)])
-    run_until(config, shop, position, Limits(rows=100))
-    odd = [item(i, "old") for i in range(1, 500, 2)]
-    assert stored(config) == sorted(odd, key=lambda row: str(row["id"]))
-
-
-def test_a_dropped_table_is_loaded_again(config: Config, shop: Shop) -> None:
-    position = shop.put("public.items", [item(1), item(2)])
-    run_until(config, shop, position)
-    with closing(sink_of(config, "warehouse")) as sink, sink._store.session() as session:
-        session.execute('DROP TABLE "items"')
-    run_until(config, shop, position)
-    assert stored(config) == [item(1), item(2)]
 
 
 WIDER = table(
@@ -477,34 +383,6 @@ def test_an_added_column_is_added(config: Config, shop: Shop) -> None:
     ]
 
 
-def test_a_table_that_does_not_fit_is_an_error_with_its_remedy(config: Config, shop: Shop) -> None:
-    run_until(config, shop, shop.put("public.items", [item(1)]))
-    narrower = table("public.items", *ITEMS.columns[:2], version=2)
-    found = PART.check(config, "warehouse", {"shop.items": narrower})
-    assert [f.severity for f in found] == ["error"]
-    assert "column 'amount' is not in the input" in found[0].what
-    assert "DROP TABLE items" in found[0].remedy
-
-
-def test_rows_that_the_sink_did_not_write_are_left_alone(config: Config, shop: Shop) -> None:
-    with closing(sink_of(config, "warehouse")) as sink, sink._store.session() as session:
-        session.execute('CREATE TABLE "items" (id INTEGER PRIMARY KEY, name TEXT)')
-        session.update("INSERT INTO \"items\" VALUES (7, 'of somebody')")
-    position = shop.put("public.items", [item(1)])
-    (finding,) = PART.check(config, "warehouse", {"shop.items": ITEMS})
-    assert finding.severity == "error" and "DROP TABLE" in finding.remedy
-    with pytest.raises(SinkError, match="did not write"):
-        run_until(config, shop, position)
-    assert PART.query(config, "warehouse", 'SELECT name FROM "items"').rows == [("of somebody",)]
-
-
-def test_a_table_has_one_sink(config: Config, shop: Shop) -> None:
-    run_until(config, shop, shop.put("public.items", [item(1)]))
-    other = replace(config, sinks={"other": replace(config.sinks["warehouse"], name="other")})
-    (finding,) = PART.check(other, "other", {"shop.items": ITEMS})
-    assert "is written by sink 'warehouse'" in finding.what
-
-
 def test_a_removed_sink_can_be_run_again(config: Config, shop: Shop) -> None:
     run_until(config, shop, shop.put("public.items", [item(1), item(2)]))
     PART.remove(config, "warehouse")
@@ -512,68 +390,10 @@ def test_a_removed_sink_can_be_run_again(config: Config, shop: Shop) -> None:
     assert stored(config) == [item(2)]
 
 
-@pytest.mark.parametrize("length", [54, 55, 62, 63])
-def test_a_long_name_and_its_shadow_are_two_tables(config: Config, shop: Shop, length: int) -> None:
-    named = _with_inputs(config, ["shop.items"], table="t" * length)
-    run_until(named, shop, shop.put("public.items", [item(1)]))
-    with closing(sink_of(named, "warehouse")) as sink, sink._store.session() as session:
-        session.update("UPDATE _cdc_sink SET position = NULL")
-    run_until(named, shop, shop.put("public.items", [item(2)]))
-    assert stored(named) == [item(1), item(2)]
-
-
-def test_names_that_the_store_would_take_for_others(config: Config, url: str) -> None:
-    twins = table("public.items", *ITEMS.columns, Column("NAME", pa.string(), "text"))
-    long = _with_inputs(config, ["shop.items"], table="t" * 20_000)
-    (finding,) = PART.check(long, "warehouse", {"shop.items": ITEMS})
-    assert finding.severity == "error" and "longer than" in finding.what
-    (finding,) = PART.check(config, "warehouse", {"shop.items": twins})
-    assert finding.severity == ("ok" if url.startswith("postgres") else "error")
-
-
-def test_table_and_schema_options(config: Config, shop: Shop, url: str) -> None:
-    options = {"table": "{source}_{name}"}
-    if not url.startswith("sqlite"):
-        options["schema"] = "Mart"
-    named = _with_inputs(config, ["shop.items"], **options)
-    run_until(named, shop, shop.put("public.items", [item(1, "a")]))
-    assert stored(named) == [item(1, "a")]
-    place = "shop_items" if url.startswith("sqlite") else '"Mart".shop_items'
-    assert PART.query(named, "warehouse", f"SELECT name FROM {place}").rows == [("a",)]
-
-
-def test_two_inputs_of_one_name_need_a_template(config: Config) -> None:
-    schemas = {"shop.items": ITEMS, "shop.sales.items": ITEMS}
-    both = _with_inputs(config, list(schemas))
-    (finding,) = PART.check(both, "warehouse", schemas)
-    assert finding.severity == "error" and "{source}" in finding.remedy
-
-
-def test_remove_forgets_the_position_and_keeps_the_rows(config: Config, shop: Shop) -> None:
-    run_until(config, shop, shop.put("public.items", [item(1)]))
-    assert PART.remove(config, "warehouse") == ["position of sink warehouse in _cdc_sink"]
-    assert PART.position(config, "warehouse") is None
-    assert stored(config) == [item(1)]
-    assert PART.remove(config, "warehouse") == []
-
-
-def test_queries_cannot_write(config: Config, shop: Shop) -> None:
-    run_until(config, shop, shop.put("public.items", [item(1)]))
-    for text in ("DELETE FROM items", "COMMIT; DELETE FROM items"):
-        with pytest.raises(SinkError):
-            PART.query(config, "warehouse", text)
-    assert stored(config) == [item(1)]
-
-
 def test_positions_are_recorded_for_lag_and_compaction(config: Config, shop: Shop) -> None:
     run_until(config, shop, shop.put("public.items", [item(1), item(2)]))
     assert shop.log.positions("warehouse") == {("shop.public.items", 0): 2}
     assert "warehouse" in shop.log.floors()
-
-
-def test_a_database_in_memory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="memory"):
-        sink_of(config_of(tmp_path, "duckdb://", ["shop.items"]), "warehouse")
 
 
 def test_retry_delays_grow_to_half_a_minute() -> None:
@@ -588,17 +408,21 @@ WORK = st.lists(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["duckdb", "sqlite"])
 @settings(
     max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(transactions=st.lists(WORK, min_size=1, max_size=8), pauses=st.sets(st.integers(0, 8)))
 def test_random_workloads(
-    kind: str, transactions: list[Any], pauses: set[int], tmp_path_factory: pytest.TempPathFactory
+    store: StoreCase,
+    transactions: list[Any],
+    pauses: set[int],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """Any sequence of changes, delivered in any grouping, leaves the rows that it leaves."""
     folder = tmp_path_factory.mktemp("random")
-    config = config_of(folder, f"{kind}:///store", ["shop.items"])
+    config = config_for(folder, replace(store, prefix=f"r{uuid4().hex[:12]}-"), ITEMS)
+    if store.kind == "postgres":
+        config = config_for(folder, store, ITEMS, table=f"r{uuid4().hex[:12]}")
     model: dict[int, dict[str, Any]] = {}
     with closing(Shop(config, ITEMS)) as shop:
         position = Vector()
@@ -609,7 +433,7 @@ def test_random_workloads(
                 model.pop(row["id"], None)
                 if op == U:
                     model[row["id"]] = row
-            position = shop.commit(("public.items", ops, _batch(rows)))
+            position = shop.commit(("public.items", ops, batch_of(rows)))
             if number in pauses:
                 run_until(config, shop, position, Limits(rows=7))
         run_until(config, shop, position, Limits(rows=7))
