@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
+from cdc.changes import ChangeBatch, concat_rows
 from cdc.cli.parts import Stop
 from cdc.config import Config
 from cdc.errors import ViewError
@@ -12,6 +15,7 @@ from cdc.log.api import Log
 from cdc.schema import TableSchema
 from cdc.source import Finding
 from views.maintainer import maintain
+from views.operators.graph import Graph
 from views.plan import ViewPlan, scans
 from views.sql import explain, oracle
 from views.sql.parse import SqlText, parse_select
@@ -66,6 +70,24 @@ class Views:
     ) -> tuple[str, str]:
         return oracle.source_query(config, tables, view, sql)
 
+    def recomputed(
+        self,
+        config: Config,
+        tables: Mapping[str, TableSchema],
+        view: str,
+        changes: Mapping[str, Sequence[ChangeBatch]],
+    ) -> pa.RecordBatch:
+        plans = plan_views(config, tables)
+        wanted = _with_views_below(plans, view)
+        graph = Graph({n: plan for n, plan in plans.items() if n in wanted}, tables)
+        slots = graph.run({topic: t.stage(changes[topic]) for topic, t in graph.inputs.items()})
+        found = {name: output.step(slots) for name, output in graph.outputs.items()}
+        output, rows = graph.outputs[view], found[view]
+        if output.is_blocked:
+            raise ViewError(output.blocked, where=f"view {view}")
+        schema = plans[view].output.arrow
+        return concat_rows([], schema) if rows is None else rows.upserts
+
     def adhoc(
         self, config: Config, tables: Mapping[str, TableSchema], sql: str
     ) -> tuple[TableSchema, str]:
@@ -113,6 +135,15 @@ def _plan(
 def _finding(config: Config, name: str, error: ViewError) -> Finding:
     where = error.where or str(config.views[name].place)
     return Finding("error", where, error.what, error.hint)
+
+
+def _with_views_below(plans: Mapping[str, ViewPlan], view: str) -> set[str]:
+    """The view and all views that it reads."""
+    found = {view}
+    for scan in scans(plans[view].root):
+        if scan.input.startswith("view."):
+            found |= _with_views_below(plans, scan.input.removeprefix("view."))
+    return found
 
 
 def _tables(plans: Mapping[str, ViewPlan], view: str) -> tuple[str, ...]:

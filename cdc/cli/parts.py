@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 
 import pyarrow as pa
 
+from cdc.changes import ChangeBatch
 from cdc.config import Config
 from cdc.log.api import Log
 from cdc.schema import TableSchema
@@ -51,6 +52,17 @@ class ViewsPart(Protocol):
         """(source, SELECT in that source's own SQL with views inlined, the view's columns in order)
         for a view over one source; raises Unsupported for several sources. `sql` instead of the
         registered text is for preview."""
+        ...
+
+    def recomputed(
+        self,
+        config: Config,
+        tables: Mapping[str, TableSchema],
+        view: str,
+        changes: Mapping[str, Sequence[ChangeBatch]],
+    ) -> pa.RecordBatch:
+        """The view's rows, in its schema, computed anew and in memory. `changes`: per table that
+        the view reads (`inputs`) all changes of its topic from offset zero, in log order."""
         ...
 
     def adhoc(
