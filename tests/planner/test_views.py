@@ -67,7 +67,7 @@ def test_arrangements_are_shared() -> None:
 def test_the_source_query_inlines_views() -> None:
     source, sql = source_query(config(top=TOP, joined=ORDERS), TABLES, "top")
     assert source == "shop"
-    assert '"public"."orders" o JOIN "public"."customers" c' in sql
+    assert 'ONLY "public"."orders" o JOIN ONLY "public"."customers" c' in sql
     assert 'FROM "joined" GROUP BY country' in sql
     assert sql.endswith('SELECT "country", "total" FROM "top"')
 

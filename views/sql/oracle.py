@@ -2,7 +2,8 @@
 
 Only table names are replaced, at their places in the text; everything else reaches the database
 as the user wrote it, so that nothing of its meaning can be lost in translation. Views that it
-reads become CTEs before it.
+reads become CTEs before it. ONLY goes before each table: the log has its own rows, and not those of
+the tables that inherit from it.
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ def _renamed(text: SqlText, catalog: Catalog) -> _Named:
         else:
             source, schema, bare = name.split(".", 2)
             sources.add(source)
-            replacement = f"{quoted(schema)}.{quoted(bare)}"
+            only = "" if table.args.get("only") else "ONLY "
+            replacement = f"{only}{quoted(schema)}.{quoted(bare)}"
         metas = [p.meta for p in table.parts]
         edits.append((metas[0]["start"], metas[-1]["end"] + 1, replacement))
     sql = text.sql
