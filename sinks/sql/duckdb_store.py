@@ -105,6 +105,8 @@ class DuckDbStore:
         connection = self._connect(read_only=True)
         try:
             with _duckdb_errors(self._path):
+                # A read-only database can still COPY … TO a file, or ATTACH one that it may write.
+                connection.execute("SET enable_external_access = false")
                 found = connection.execute(text)
                 columns = tuple(d[0] for d in found.description or ())
                 return QueryResult(columns, found.fetchall())

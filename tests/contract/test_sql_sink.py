@@ -238,6 +238,16 @@ def test_queries_cannot_write(config: Config, shop: Shop) -> None:
     assert stored(config) == [item(1)]
 
 
+def test_queries_of_a_duckdb_file_write_no_other_file(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "duckdb:///store.duckdb", ["shop.items"])
+    with closing(Shop(config, ITEMS)) as shop:
+        run_until(config, shop, shop.put("public.items", [item(1)]))
+    for text in (f"COPY items TO '{tmp_path}/out.csv'", f"ATTACH '{tmp_path}/other.duckdb'"):
+        with pytest.raises(SinkError):
+            PART.query(config, "warehouse", text)
+    assert {file.name for file in tmp_path.iterdir()} == {"log", "state", "store.duckdb"}
+
+
 def test_a_database_in_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="memory"):
         sink_of(config_of(tmp_path, "duckdb://", ["shop.items"]), "warehouse")
