@@ -10,7 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,12 @@ class User:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.communicate()
+
+    def eventually(self, holds: Callable[[], object]) -> None:
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while not holds():
+            assert time.monotonic() < deadline_s, "it did not happen in time"
+            time.sleep(0.05)
 
     def catch_up(self) -> None:
         self.cdc("run", "--until-caught-up")

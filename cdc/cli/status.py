@@ -3,21 +3,22 @@
 Three kinds of facts are put together: what the log holds (frontiers, end offsets, dead letters),
 what each sink's store says of itself, and what the processes said last. A source is asked for its
 position now, for a short time only; when it does not answer it is `unreachable` and the rest is
-still told. Lag is 0 exactly when nothing is missing.
+still told. Lag is 0 exactly when nothing is missing; where that cannot be known, because the log is
+not the one that a store was filled from, it is null and `lag_unknown` says why.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
 from typing import Any
 
 from cdc.cli import parts
 from cdc.cli.context import input_topic, opened_log, opened_source
-from cdc.cli.log import Histories, frontier_name
+from cdc.cli.log import frontier_name
 from cdc.cli.output import emit, human_bytes, print_aligned
 from cdc.cli.reporting import read_status, run_dir
 from cdc.config import Config
@@ -123,13 +124,15 @@ def _view(config: Config, reader: Reader, name: str) -> Facts:
 def _behind_sources(reader: Reader, frontier: Frontier | None) -> Facts:
     """How far a view is behind the frontiers of its sources in the log."""
     if frontier is None:
-        return {"lag_bytes": None, "lag_s": None}
+        return _unknown_lag("nothing was published yet")
     lag_bytes, lag_s = 0, 0.0
     for source, reached in frontier.positions.positions:
         newest = reader.newest_frontier(source)
-        if newest is None or reached.covers(newest.positions[source]):
+        at = newest.positions.get(source) if newest is not None else None
+        if newest is None or at is None:
+            return _unknown_lag(f"the log has no frontier of {source}")
+        if reached.covers(at):
             continue
-        at = newest.positions[source]
         if isinstance(at, Lsn) and isinstance(reached, Lsn):
             lag_bytes += at.value - reached.value
         lag_s = max(lag_s, (newest.commit_us - frontier.commit_us) / 1e6)
@@ -148,19 +151,34 @@ def _sink(config: Config, reader: Reader, name: str) -> Facts:
     except CdcError as error:
         return facts | {"position": None, "unreachable": mask_url(error.what), "lag_changes": None}
     if position is None:
-        return facts | {"position": None, "lag_changes": None, "lag_s": None}
+        return facts | {"position": None} | _unknown_lag("nothing was delivered yet")
     facts["position"] = str(position.vector)
+    topics = [input_topic(config, name_in) for name_in in config.sinks[name].inputs]
+    return facts | _behind_topics(reader, topics, position)
+
+
+def _behind_topics(reader: Reader, topics: Sequence[str], position: Any) -> Facts:
+    """How far a sink at `position` (a SinkPosition) is behind what the log shows of its inputs."""
     changes, lag_s = 0, 0.0
-    for name_in in config.sinks[name].inputs:
-        topic = input_topic(config, name_in)
+    there = set(reader.topics())
+    for topic in topics:
         frontier = reader.newest_frontier(frontier_name(topic))
-        ends = frontier.end_offsets.get(topic, ()) if frontier else ()
-        reached = position.offsets.get(topic, ())
-        missing = sum(ends) - sum(reached)
-        changes += max(0, missing)
-        if frontier is not None and missing > 0:
+        if topic not in there or frontier is None or topic not in frontier.end_offsets:
+            return _unknown_lag(f"the log has nothing of {topic}")
+        generation = position.generations.get(topic)
+        if generation is not None and generation != reader.generation(topic):
+            return _unknown_lag(f"{topic} was made anew since the sink read it")
+        missing = sum(frontier.end_offsets[topic]) - sum(position.offsets.get(topic, ()))
+        if missing < 0:
+            return _unknown_lag(f"the sink has read further in {topic} than the log goes")
+        if missing:
             lag_s = max(lag_s, (frontier.commit_us - position.commit_us) / 1e6)
-    return facts | {"lag_changes": changes, "lag_s": round(lag_s, 3)}
+        changes += missing
+    return {"lag_changes": changes, "lag_s": round(lag_s, 3)}
+
+
+def _unknown_lag(why: str) -> Facts:
+    return {"lag_bytes": None, "lag_changes": None, "lag_s": None, "lag_unknown": why}
 
 
 def _process(config: Config, kind: str, name: str) -> Facts:
@@ -174,9 +192,8 @@ def _process(config: Config, kind: str, name: str) -> Facts:
 
 def _dead_letters(reader: Reader) -> dict[str, int]:
     counts: dict[str, int] = {}
-    if isinstance(reader, Histories):
-        for _, letter in reader.dead_letters():
-            counts[letter.connector] = counts.get(letter.connector, 0) + 1
+    for _, letter in reader.dead_letters():
+        counts[letter.connector] = counts.get(letter.connector, 0) + 1
     return counts
 
 
@@ -192,6 +209,8 @@ def _print(facts: Facts) -> None:
         for name, one in facts[section].items():
             if "unreachable" in one:
                 print(f"{name}: unreachable: {one['unreachable']}")
+            if one["position"] and "lag_unknown" in one:
+                print(f"{name}: lag unknown: {one['lag_unknown']}")
             if one["state"] in ("failed", "crashed", "unavailable", "blocked"):
                 for error in one["errors"][-1:]:
                     print(f"{name}: {error['error']}")
