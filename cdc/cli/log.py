@@ -1,7 +1,9 @@
 """`cdc log TOPIC`: events as JSON lines. Frontier topics and `dead-letters` too.
 
 Only what a frontier covers is printed of a data topic (SEMANTICS 2): what lies beyond it has not
-happened yet for any reader.
+happened yet for any reader. So every event has a position, that of the first frontier that covers
+it: it is in the log because the source had come so far. Of the distant past not every frontier is
+kept; the position is then that of the next one.
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ import base64
 import json
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
+
+import numpy as np
 
 from cdc.changes import D
 from cdc.cli.context import opened_log, unknown
 from cdc.cli.output import emit
 from cdc.config import Config
-from cdc.errors import LogError
 from cdc.frontiers import Frontier
 from cdc.keys import row_keys
 from cdc.log.api import DeadLetter, LogBatch, Reader
@@ -25,15 +28,6 @@ from cdc.log.api import DeadLetter, LogBatch, Reader
 Event = dict[str, Any]
 FOLLOW_WAIT_S = 1.0
 LETTERS = "dead-letters"
-
-
-@runtime_checkable
-class Histories(Protocol):
-    """A reader that can also list the topics of its own: the embedded log's."""
-
-    def frontiers(self, name: str, start: int = 0) -> Iterator[tuple[int, Frontier]]: ...
-
-    def dead_letters(self, start: int = 0) -> Iterator[tuple[int, DeadLetter]]: ...
 
 
 def run(config: Config, arguments: argparse.Namespace) -> int:
@@ -65,15 +59,64 @@ def _changes(reader: Reader, topic: str, start: int, follow: bool) -> Iterator[E
         ends = frontier.end_offsets.get(topic, ()) if frontier else ()
         for partition, end in enumerate(ends):
             if end > stands[partition]:
+                covering = Covering(reader, name, topic, partition)
                 for batch in reader.read(topic, partition, stands[partition], end):
-                    yield from change_events(batch, name)
+                    yield from change_events(batch, covering.positions(batch))
                 stands[partition] = end
         if not follow:
             return
         reader.wait([name], FOLLOW_WAIT_S)
 
 
-def change_events(batch: LogBatch, name: str) -> Iterator[Event]:
+class Covering:
+    """The position of the first frontier that covers each record of a partition.
+
+    Records come in ascending order, so the history is walked once beside them, a step per batch;
+    where it begins is found by bisection.
+    """
+
+    def __init__(self, reader: Reader, name: str, topic: str, partition: int) -> None:
+        self._reader, self._name = reader, name
+        self._topic, self._partition = topic, partition
+        self._walk: Iterator[tuple[int, Frontier]] | None = None
+        self._at: tuple[int, str] = (0, "")
+        """The newest frontier that was looked at: where the partition ends, and its position."""
+
+    def positions(self, batch: LogBatch) -> list[str]:
+        """One for each of the batch's records."""
+        if not len(batch.offsets):
+            return []
+        if self._walk is None:
+            self._walk = self._reader.frontiers(self._name, self._first(int(batch.offsets[0])))
+        last, seen = int(batch.offsets[-1]), [self._at]
+        while self._at[0] <= last:
+            found = next(self._walk, None)
+            if found is None:
+                break
+            self._at = self._end(found[1]), str(found[1].positions)
+            seen.append(self._at)
+        covering = np.searchsorted([end for end, _ in seen], batch.offsets, side="right")
+        return [seen[min(i, len(seen) - 1)][1] for i in covering.tolist()]
+
+    def _first(self, offset: int) -> int:
+        """The first record of the frontier topic that covers `offset`, or one shortly before it."""
+        newest = next(self._reader.frontiers(self._name, -1), None)
+        low, high = 0, newest[0] if newest is not None else 0
+        while low < high:
+            middle = (low + high) // 2
+            found = next(self._reader.frontiers(self._name, middle), None)
+            if found is None or self._end(found[1]) > offset:
+                high = middle
+            else:
+                low = found[0] + 1
+        return low
+
+    def _end(self, frontier: Frontier) -> int:
+        ends = frontier.end_offsets.get(self._topic, ())
+        return ends[self._partition] if self._partition < len(ends) else 0
+
+
+def change_events(batch: LogBatch, positions: list[str]) -> Iterator[Event]:
     """One event per change. A person reads these: a Python object per row is what is asked for."""
     changes = batch.changes
     keys = row_keys(changes.schema, changes.rows).to_pylist()
@@ -86,18 +129,14 @@ def change_events(batch: LogBatch, name: str) -> Iterator[Event]:
             "key": json.loads(keys[i]),
             "value": None if deleted else row,
             "op": chr(changes.op[i]),
-            "position": f"{name}#{int(changes.txn_seq[i])}:{int(changes.ordinal[i])}",
+            "position": positions[i],
+            "transaction": int(changes.txn_seq[i]),
+            "ordinal": int(changes.ordinal[i]),
             "commit_us": int(changes.commit_us[i]),
         }
 
 
 def _own_events(reader: Reader, topic: str, start: int, follow: bool) -> Iterator[Event]:
-    if not isinstance(reader, Histories):
-        raise LogError(
-            "frontier topics of this log are read with the broker's own tools",
-            where=topic,
-            hint=f"kafka-console-consumer --topic {topic} --from-beginning",
-        )
     name = topic.removesuffix(".frontier")
     while True:
         if topic == LETTERS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -163,6 +164,8 @@ def test_until_caught_up_then_every_command_as_a_user_sees_it(shop: Shop) -> Non
     events = shop.lines("log", "shop.public.customers", "--from", "10", "--limit", "3")
     assert [event["offset"] for event in events] == [10, 11, 12]
     assert all(event["topic"] == "shop.public.customers" and event["value"] for event in events)
+    assert len({event["position"] for event in events}) == 1
+    assert re.fullmatch(r"shop@[0-9A-F]+/[0-9A-F]+", str(events[0]["position"]))
     assert shop.lines("log", "shop.frontier")[-1]["key"] == "shop"
 
     assert "order_search" in shop.cdc("explain", "order_search")
