@@ -129,7 +129,7 @@ def _tables(config: SourceConfig, connection: Connection) -> Iterator[Finding]:
 def _publication(config: SourceConfig, connection: Connection) -> Iterator[Finding]:
     there = publication.published(connection, config.publication)
     tables = catalog.read_tables(connection, config.tables)
-    wrong = publication.problem(there, config.publication, tables, resuming=False)
+    wrong = publication.problem(there, config.publication, tables, False, config.name)
     if wrong is not None:
         yield Finding("error", wrong.where, wrong.what, wrong.hint)
     if there is not None and there.tables >= {table.oid for table in tables.values()}:
@@ -159,7 +159,9 @@ def _slot(
         return
     assert found is not None
     at = found.confirmed
-    wrong = None if at is None else slot.verdict(found, config.slot, server.database, at)
+    wrong = None
+    if at is not None:
+        wrong = slot.verdict(found, config.slot, server.database, at, config.name)
     if wrong is not None:
         yield Finding("error", where, wrong.what, wrong.hint)
     else:

@@ -62,12 +62,13 @@ def pieces_of(
     began: Open | None,
     position: Lsn,
     resume: Resume | None,
+    source: str,
 ) -> Iterator[Piece]:
     """The pieces of one decoded list. `began` is the transaction open before it (some of its
     changes are appended), `position` that of the last whole piece, `table_names` the captured
-    tables by oid, `resume` what to drop."""
+    tables by oid, `resume` what to drop, `source` its name."""
     changes = [(rows.schema.name, to_changes(rows)) for rows in decoded.rows]
-    drop_txn = -1 if resume is None else _resumed(decoded, resume)
+    drop_txn = -1 if resume is None else _resumed(decoded, resume, source)
     if resume is not None and drop_txn >= 0:
         changes = [(name, _dropped(batch, drop_txn, resume.changes)) for name, batch in changes]
     cuts = [
@@ -136,7 +137,7 @@ def _based(
     return tuple((name, batch.shifted(-first)) for name, batch in changes if batch.num_rows)
 
 
-def _resumed(decoded: Decoded, resume: Resume) -> int:
+def _resumed(decoded: Decoded, resume: Resume, source: str) -> int:
     """The number of the half-published transaction. It is the first that has changes: anything
     else there means that the history is not the one that was half published."""
     found = np.flatnonzero(decoded.commits.lsn == resume.commit_lsn)
@@ -151,7 +152,8 @@ def _resumed(decoded: Decoded, resume: Resume) -> int:
         raise SourceError(
             f"the half-published transaction committed at {Lsn(resume.commit_lsn)} does not come "
             "again",
-            hint="the server's history is another one: cdc remove the source",
+            hint="the server's history is another one: "
+            f"cdc remove {source}, then cdc run takes a new snapshot",
         )
     return number
 

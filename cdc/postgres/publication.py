@@ -51,12 +51,16 @@ def published(connection: Connection, name: str) -> Published | None:
 
 
 def problem(
-    there: Published | None, name: str, tables: Mapping[str, PgTable], resuming: bool
+    there: Published | None,
+    name: str,
+    tables: Mapping[str, PgTable],
+    resuming: bool,
+    source: str,
 ) -> SourceError | None:
     """Why changes would be missed, or were missed since the last frontier (`resuming`): the
     server leaves out what its publication does not name, and does not say so."""
     where = f"publication {name}"
-    again = "cdc remove the source, then cdc run takes a new snapshot"
+    again = f"cdc remove {source}, then cdc run takes a new snapshot"
     if there is None:
         what = "it is gone, and changes since the last frontier are not sent"
         return SlotError(what, where=where, hint=again) if resuming else None
@@ -91,12 +95,16 @@ def problem(
 
 
 def ensure_publication(
-    connection: Connection, name: str, tables: Mapping[str, PgTable], resuming: bool
+    connection: Connection,
+    name: str,
+    tables: Mapping[str, PgTable],
+    resuming: bool,
+    source: str,
 ) -> None:
     """Create the publication, or make its tables those of the configuration. Raises SourceError
     where it would leave changes out."""
     there = published(connection, name)
-    wrong = problem(there, name, tables, resuming)
+    wrong = problem(there, name, tables, resuming, source)
     if wrong is not None:
         raise wrong
     wanted = {table.oid for table in tables.values()}

@@ -44,6 +44,7 @@ class RewriteWatch:
 
     filenodes: dict[str, int]
     marks: dict[str, str]
+    source: str
     _suspects: dict[str, int] = field(default_factory=dict)
     """The file known when another was seen; 0: made anew."""
     _looked_at: Lsn = field(default_factory=lambda: Lsn(0))
@@ -84,15 +85,14 @@ class RewriteWatch:
         self._looked_s = float("-inf")
         for name, file in suspects.items():
             if file == 0:
-                raise _changed(name, "it was dropped and made again: its rows are not sent")
+                raise self._changed(name, "it was dropped and made again: its rows are not sent")
             if self.filenodes[name] == file:  # nothing was followed since
-                raise _changed(name, "it was rewritten: rows have values that were not sent")
+                raise self._changed(name, "it was rewritten: rows have values that were not sent")
             self.marks.pop(name, None)
 
-
-def _changed(table: str, what: str) -> SchemaChanged:
-    return SchemaChanged(
-        f"the table's definition changed: {what}",
-        where=table,
-        hint="cdc remove the source, then cdc run takes a new snapshot",
-    )
+    def _changed(self, table: str, what: str) -> SchemaChanged:
+        return SchemaChanged(
+            f"the table's definition changed: {what}",
+            where=table,
+            hint=f"cdc remove {self.source}, then cdc run takes a new snapshot",
+        )

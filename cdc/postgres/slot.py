@@ -47,9 +47,11 @@ def read_slot(connection: Connection, name: str) -> Slot | None:
     return Slot(row[0], row[1], row[2], row[3], confirmed, row[5], row[6])
 
 
-def verdict(slot: Slot | None, name: str, database: str, frontier: Lsn) -> SlotError | None:
+def verdict(
+    slot: Slot | None, name: str, database: str, frontier: Lsn, source: str
+) -> SlotError | None:
     """Why `slot` cannot continue after `frontier` without losing changes; None: it can."""
-    again = "to start again: cdc remove the source, then cdc run takes a new snapshot"
+    again = f"to start again: cdc remove {source}, then cdc run takes a new snapshot"
     if slot is None:
         return SlotError(
             "the replication slot is gone, and the changes since the last frontier with it",
@@ -81,7 +83,7 @@ def verdict(slot: Slot | None, name: str, database: str, frontier: Lsn) -> SlotE
 
 
 def check_identity(
-    server: Server, identity: str, frontier: Lsn, walsender: PGconn
+    server: Server, identity: str, frontier: Lsn, walsender: PGconn, source: str
 ) -> SlotError | None:
     """Whether the server's history contains the frontier: the same system, and a timeline that
     left the frontier's at or after it."""
@@ -91,7 +93,7 @@ def check_identity(
             f"another server: system identifier {server.system}, the log's changes come from "
             f"{system}",
             where=f"frontier {frontier}",
-            hint="point the url at the server that was captured, or cdc remove the source",
+            hint=f"point the url at the server that was captured, or cdc remove {source}",
         )
     if int(timeline) == server.timeline:
         return None
@@ -102,7 +104,8 @@ def check_identity(
         f"the server's timeline {server.timeline} does not contain our position on timeline "
         f"{timeline}",
         where=f"frontier {frontier}",
-        hint="the server lost changes that we have (failover or restore): cdc remove the source",
+        hint="the server lost changes that we have (failover or restore): "
+        f"cdc remove {source}, then cdc run takes a new snapshot",
     )
 
 

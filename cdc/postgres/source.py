@@ -101,7 +101,7 @@ class PostgresSource:
             self._check_slot(connection, server, frontier)
             resuming = frontier is not None and bool(frontier.positions)
             publication.ensure_publication(
-                connection, self._config.publication, self._tables, resuming
+                connection, self._config.publication, self._tables, resuming, self.name
             )
 
     def _check_slot(
@@ -123,15 +123,16 @@ class PostgresSource:
         position = _lsn(frontier, self.name)
         walsender = connect_replication(self._config.url)
         try:
-            wrong = slot.check_identity(server, frontier.identity, position, walsender)
+            wrong = slot.check_identity(server, frontier.identity, position, walsender, self.name)
         finally:
             walsender.finish()
-        wrong = wrong or slot.verdict(found, name, server.database, position)
+        wrong = wrong or slot.verdict(found, name, server.database, position, self.name)
         if wrong is None and not self._now().covers(position):
             wrong = SlotError(
                 f"the server is at {self._now()}, behind the log's frontier {position}",
                 where=f"slot {name}",
-                hint="it was restored from a backup: cdc remove the source",
+                hint="it was restored from a backup: "
+                f"cdc remove {self.name}, then cdc run takes a new snapshot",
             )
         if wrong is not None:
             raise wrong
@@ -226,11 +227,12 @@ class PostgresSource:
         receiver.acknowledge(position.value)
         self._receiver = receiver
         path = self._state_path / f"{self.name}.toast.sqlite"
-        self._toast = ToastStore(path, str(position) if frontier.whole else "", self._history)
+        at = str(position) if frontier.whole else ""
+        self._toast = ToastStore(path, at, self._history, self.name)
         schemas = {n: self._schemas.get(n) or t.schema() for n, t in self._tables.items()}
         nodes = {n: int(node) for n, node in (frontier.resume.get("filenodes") or {}).items()}
-        watch = RewriteWatch(nodes, dict(frontier.resume.get("marks") or {}))
-        state = TableState(schemas, dict(self._tables), watch, binary)
+        watch = RewriteWatch(nodes, dict(frontier.resume.get("marks") or {}), self.name)
+        state = TableState(self.name, schemas, dict(self._tables), watch, binary)
         stream = PgStream(receiver, self._catalog(), state, self._toast, frontier, position)
         self._acknowledged = position if frontier.whole else None
         with source_errors(self._config.url):

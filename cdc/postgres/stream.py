@@ -50,8 +50,9 @@ def start_command(slot: str, publication: str, position: Lsn, binary: bool) -> s
 
 @dataclass
 class TableState:
-    """What streaming knows of its tables; evolves with Relation messages."""
+    """What streaming knows of the tables of `source`; evolves with Relation messages."""
 
+    source: str
     schemas: dict[str, TableSchema]
     tables: dict[str, PgTable]
     watch: RewriteWatch
@@ -123,7 +124,9 @@ class PgStream:
         self._open = decoded.open
         resume = self._resume
         names = self._state.names
-        for piece in pieces_of(decoded, self._changes, names, began, position, resume):
+        for piece in pieces_of(
+            decoded, self._changes, names, began, position, resume, self._state.source
+        ):
             new, self._state.new = self._state.new, {}
             self._forget_filenodes(piece)
             if piece.whole:
@@ -160,7 +163,8 @@ class PgStream:
             )
         now = read_named(self._catalog, [name]).get(name)
         known = state.schemas[name]
-        schema = evolved(relation, known, now, state.watch.filenodes.get(name))
+        filenode = state.watch.filenodes.get(name)
+        schema = evolved(relation, known, now, filenode, state.source)
         if now is not None and now.oid == relation.oid and schema is not known:
             if state.binary and not now.binary:
                 raise SchemaChanged(

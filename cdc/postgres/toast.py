@@ -45,8 +45,8 @@ def no_history(table: str) -> Iterator[ChangeBatch]:
 class ToastStore:
     """Newest values of the columns of one source that can be out of line."""
 
-    def __init__(self, path: Path, position: str, history: History) -> None:
-        self._path, self._history = path, history
+    def __init__(self, path: Path, position: str, history: History, source: str) -> None:
+        self._path, self._history, self._source = path, history, source
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _is_clean(path, position):
             _delete(path)
@@ -108,8 +108,8 @@ class ToastStore:
             f"the server left out an unchanged large value of key {key}, and the topic does not "
             "have it",
             where=table.name,
-            hint=f"ALTER TABLE {table.quoted} REPLICA IDENTITY FULL, and cdc remove the source to "
-            "take a new snapshot",
+            hint=f"ALTER TABLE {table.quoted} REPLICA IDENTITY FULL, and cdc remove "
+            f"{self._source}, then cdc run takes a new snapshot",
         )
 
     def _build(self, table: PgTable, changes: ChangeBatch) -> None:

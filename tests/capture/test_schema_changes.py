@@ -65,7 +65,7 @@ def test_changes_that_stop_the_agent(table: Capture, change: str) -> None:
         table.sql(f"ALTER TABLE t {change}", "UPDATE t SET a = 'after'")
         error = agent.failed()
     assert isinstance(error, SchemaChanged)
-    assert "cdc remove" in error.hint
+    assert "cdc remove shop" in error.hint
     assert table.live("public.t").equals(before)
 
 

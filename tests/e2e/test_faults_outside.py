@@ -58,11 +58,11 @@ def test_a_slot_that_cannot_go_on(house: House) -> None:
         connection.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", slot)
         house.start(SOURCE)
         said = house.ends(SOURCE, status=3)
-        assert "ahead of the log's frontier" in said and "cdc remove" in said, said
+        assert "ahead of the log's frontier" in said and "cdc remove shop" in said, said
         connection.execute("SELECT pg_drop_replication_slot(%s)", slot)
         house.start(SOURCE)
         said = house.ends(SOURCE, status=3)
-        assert "slot is gone" in said and "cdc remove" in said, said
+        assert "slot is gone" in said and "cdc remove shop" in said, said
 
     house.stop_all()
     assert house.cdc("remove", "shop", "--yes") == 0

@@ -14,7 +14,7 @@ GOOD = Slot("s", "pgoutput", "shop", None, Lsn(100), "reserved", None)
 
 @pytest.mark.parametrize("frontier", [100, 101, 10**6])
 def test_a_slot_at_or_behind_the_frontier_goes_on(frontier: int) -> None:
-    assert verdict(GOOD, "s", "shop", Lsn(frontier)) is None
+    assert verdict(GOOD, "s", "shop", Lsn(frontier), "crm") is None
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_slot_at_or_behind_the_frontier_goes_on(frontier: int) -> None:
     ],
 )
 def test_any_other_stops_with_a_remedy(slot: Slot | None, words: str) -> None:
-    error = verdict(slot, "s", "shop", Lsn(200))
+    error = verdict(slot, "s", "shop", Lsn(200), "crm")
     assert error is not None
     assert words in error.what
-    assert error.hint
+    assert "cdc remove crm" in error.hint or "`slot:`" in error.hint
