@@ -54,7 +54,7 @@ class TableRules:
 class SourceConfig:
     name: str
     type: Literal["postgres"]
-    url: str
+    url: str = field(repr=False)
     tables: tuple[str, ...]
     snapshot: Literal["initial", "never", "only"]
     slot: str
@@ -80,14 +80,28 @@ class ViewConfig:
 
 @dataclass(frozen=True)
 class SinkConfig:
-    """`inputs` are the names under `from:`. `options` are the kind's own, already checked."""
+    """`inputs` are the names under `from:`. `options` are the kind's own, already checked, and
+    may hold secrets, as `url` may.
+
+    sql            table, schema
+    elasticsearch  index (always), mappings and settings (always; {} when not given), api_key,
+                   ca_certs (an absolute path)
+    redis          value (always), and what goes with it: key, column, name, score, member; key,
+                   name and member are templates whose braces are sound (cdc.templates)
+    """
 
     name: str
     type: Literal["sql", "elasticsearch", "redis"]
-    url: str
+    url: str = field(repr=False)
     inputs: tuple[str, ...]
     place: Place
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    places: Mapping[str, Place] = field(default_factory=dict, repr=False)
+    """Where the options that the file has stand in it."""
+
+    def place_of(self, option: str) -> Place:
+        """Where an option stands, for errors; the sink's own place when it is not given."""
+        return self.places.get(option, self.place)
 
 
 @dataclass(frozen=True)

@@ -15,25 +15,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar, cast
-from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 from cdc.config import (
     Config,
     LogConfig,
-    SinkConfig,
     SourceConfig,
     StateConfig,
     ViewConfig,
 )
 from cdc.config_names import check_identifier, check_references, check_replication_name
+from cdc.config_sinks import read_sink
+from cdc.config_url import read_url
 from cdc.config_yaml import Section, compose, nearest
 
 LATER = "it comes in a later version"
 SOURCE_TYPES, SOURCE_TYPES_LATER = ("postgres",), ("mysql", "mariadb")
-SINK_TYPES, SINK_TYPES_LATER = ("sql",), ("elasticsearch", "redis")
 SNAPSHOTS = ("initial", "never", "only")
-URL_SCHEMES = {"postgres": ("postgresql", "postgres")}
+POSTGRES_SCHEMES = ("postgresql", "postgres")
+POSTGRES_URL = "postgresql://user:password@host:port/database"
 
 Item = TypeVar("Item")
 Snapshot = Literal["initial", "never", "only"]
@@ -46,7 +46,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     state = _state(top.section("state"), log.path, path)
     sources = _named(top, "sources", "source", _source)
     views = _named(top, "views", "view", _view)
-    sinks = _named(top, "sinks", "sink", _sink)
+    sinks = _named(top, "sinks", "sink", lambda name, section: read_sink(name, section, path))
     top.done()
     config = Config(path.absolute(), log, state, sources, views, sinks)
     check_references(problems, config, top)
@@ -113,7 +113,7 @@ def _source(name: str, section: Section) -> SourceConfig | None:
     source = SourceConfig(
         name=name,
         type="postgres",
-        url=_url(section, URL_SCHEMES["postgres"]),
+        url=read_url(section, POSTGRES_SCHEMES, POSTGRES_URL),
         tables=tuple(_table_pattern(t) for t in section.texts("tables")),
         snapshot=cast(Snapshot, section.choice("snapshot", SNAPSHOTS, "initial")),
         slot=section.text("slot", f"cdc_{name}"),
@@ -146,56 +146,11 @@ def _view(name: str, section: Section) -> ViewConfig:
     )
 
 
-def _sink(name: str, section: Section) -> SinkConfig | None:
-    kind = section.choice("type", (*SINK_TYPES, *SINK_TYPES_LATER))
-    if _is_later(section, "sink", kind, SINK_TYPES_LATER):
-        return None
-    options = {key: section.text(key) for key in ("table", "schema") if key in section}
-    section.ignore("table", "schema")
-    inputs = section.texts("from", single=True)
-    if len(inputs) > 1 and "{name}" not in options.get("table", "{name}"):
-        section.note(
-            "table",
-            "`table` names one table, but this sink has several inputs",
-            'write a template, such as "{schema}_{name}", or give each input a sink of its own',
-        )
-    return SinkConfig(name, "sql", _url(section, ()), inputs, section.place, options)
-
-
 def _is_later(section: Section, what: str, kind: str, later: tuple[str, ...]) -> bool:
     if kind in later:
         section.note("type", f"{what} type '{kind}' is not supported yet in this version", LATER)
         section.ignore_rest()
     return kind in later
-
-
-def _url(section: Section, schemes: tuple[str, ...]) -> str:
-    """A URL whose parts are where they seem to be: a raw `@` or `/` in a password moves them."""
-    url = section.text("url")
-    if not url or "url" not in section:
-        return url
-    scheme, colon, rest = url.partition("://")
-    if not colon or (schemes and scheme not in schemes):
-        wanted = f"{schemes[0]}://user:password@host:port/database" if schemes else "SCHEME://..."
-        section.note(
-            "url", f"url is no {' or '.join(schemes) or 'URL'} URL", f"write it as {wanted}"
-        )
-    elif rest.count("@") > 1 or not _is_sound(url):
-        section.note(
-            "url",
-            "url cannot be taken apart",
-            "percent-encode @ : / ? # in user name and password (@ is %40, / is %2F)",
-        )
-    return url
-
-
-def _is_sound(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return False
-    return "@" not in parts.path + parts.query + parts.fragment
 
 
 def _table_pattern(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from cdc.config import Config, Place, SinkConfig, SourceConfig, ViewConfig
+from cdc.config_sinks import check_sinks
 from cdc.config_yaml import Problems, Section, nearest
 
 RESERVED = ("view", "cdc")
@@ -51,8 +52,8 @@ def check_references(problems: Problems, config: Config, top: Section) -> None:
     sinks = top.section("sinks")
     for sink in config.sinks.values():
         _check_sink(sink, sinks.section(sink.name), config, top)
-    slots = top.section("sources")
-    _check_shared_slots(config.sources, slots)
+    check_sinks(config.sinks, config.views, sinks)
+    _check_shared_slots(config.sources, top.section("sources"))
 
 
 def _check_view(view: ViewConfig, section: Section, sources: list[str]) -> None:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -26,6 +27,7 @@ _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\
 _SIZE = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?")
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_JSON_SCALARS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
 _NOT_TEXT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:bool")
 
 
@@ -262,6 +264,24 @@ class Section:
         """A mapping of texts."""
         inner = self.section(key)
         return {name: inner.maybe_empty(name) for name in inner.names}
+
+    def plain(self, key: str) -> dict[str, Any]:
+        """A mapping of anything that JSON has, as Python values; texts filled in."""
+        inner = self.section(key)
+        return {name: inner._plain(node) for name, node in inner._values.items()}
+
+    def is_mapping(self, key: str) -> bool:
+        return isinstance(self._values.get(key), yaml.MappingNode)
+
+    def _plain(self, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            inner = Section(self.problems, node, self.title)
+            return {name: inner._plain(value) for name, value in inner._values.items()}
+        if isinstance(node, yaml.SequenceNode):
+            return [self._plain(item) for item in node.value]
+        if isinstance(node, yaml.ScalarNode) and node.tag not in _JSON_SCALARS:
+            return self._filled(node)
+        return yaml.SafeLoader("").construct_object(node)
 
     def refuse(self, keys: Iterable[str], hint: str = "") -> None:
         """Keys that a later version brings: refused by name, not as unknown."""

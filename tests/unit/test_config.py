@@ -111,11 +111,6 @@ GOLDEN = {
         "connectors.yaml:5:11: source type 'mysql' is not supported yet in this version\n"
         "  -> it comes in a later version",
     ),
-    "redis": (
-        ("type: sql", "type: redis"),
-        "connectors.yaml:16:11: sink type 'redis' is not supported yet in this version\n"
-        "  -> it comes in a later version",
-    ),
     "registry": (
         ("type: embedded", "type: embedded, schema_registry: x"),
         "connectors.yaml:1:23: `schema_registry` is not supported yet in this version\n"
@@ -161,3 +156,234 @@ def test_two_dollars_stand_for_one(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load(tmp_path / "nowhere.yaml", {})
+
+
+SINK = """\
+sources:
+  shop: {type: postgres, url: "postgresql://localhost/shop", tables: [orders, public.Notes]}
+views:
+  order_search: {sql: SELECT 1, key: [id, line]}
+sinks:
+  x:
+    from: shop.orders
+"""
+
+
+def with_sink(*lines: str) -> str:
+    return SINK + "".join(f"    {line}\n" for line in lines)
+
+
+def test_an_elasticsearch_sink(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("-")
+    lines = (
+        "type: elasticsearch",
+        "url: https://${HOST}:9200/es",
+        "api_key: ${KEY}",
+        "ca_certs: ca.pem",
+        'settings: {number_of_replicas: "${REPLICAS:-0}", index: {refresh_interval: 1s}}',
+        "mappings: {properties: {amount: {type: scaled_float, scaling_factor: 100}},"
+        " dynamic: false, _meta: {since: 2026-01-01, none: null, list: [1, 2.5, x]}}",
+    )
+    config = loaded(tmp_path, with_sink(*lines), {"HOST": "es", "KEY": "s3cret"})
+    sink = config.sinks["x"]
+    assert (sink.url, sink.inputs) == ("https://es:9200/es", ("shop.orders",))
+    assert sink.options == {
+        "index": "orders",
+        "api_key": "s3cret",
+        "ca_certs": tmp_path / "ca.pem",
+        "settings": {"number_of_replicas": "0", "index": {"refresh_interval": "1s"}},
+        "mappings": {
+            "properties": {"amount": {"type": "scaled_float", "scaling_factor": 100}},
+            "dynamic": False,
+            "_meta": {"since": "2026-01-01", "none": None, "list": [1, 2.5, "x"]},
+        },
+    }
+    assert (sink.place_of("mappings").line, sink.place_of("index")) == (13, sink.place)
+    assert "s3cret" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("lines", "options"),
+    [
+        (('key: "order:{id}"',), {"value": "json", "key": "order:{id}"}),
+        (("value: hash", "key: o:{id}"), {"value": "hash", "key": "o:{id}"}),
+        (
+            ("value: string", "key: '{{x}}{id}'", "column: note"),
+            {"value": "string", "key": "{{x}}{id}", "column": "note"},
+        ),
+        (
+            ("value: sorted_set", "name: top", "score: amount", 'member: "{id}"'),
+            {"value": "sorted_set", "name": "top", "score": "amount", "member": "{id}"},
+        ),
+    ],
+)
+def test_a_redis_sink(tmp_path: Path, lines: tuple[str, ...], options: dict[str, str]) -> None:
+    for url in ("redis://u:p@h:6379/0", "rediss://h", "unix:///run/redis.sock?db=2"):
+        config = loaded(tmp_path, with_sink("type: redis", f"url: {url}", *lines))
+        assert config.sinks["x"].options == options
+        assert config.sinks["x"].url == url
+
+
+ES, REDIS = ("type: elasticsearch", "url: http://h:9200"), ("type: redis", "url: redis://h")
+SINK_MISTAKES = {
+    "no such type": (
+        ("type: elastic", "url: http://h"),
+        "8:11: type is 'elastic', not one of sql, elasticsearch, redis\n"
+        "  -> did you mean 'elasticsearch'?",
+    ),
+    "unknown key": (
+        (*ES, "indx: orders"),
+        "10:5: unknown key 'indx' in sink 'x'\n  -> did you mean 'index'?",
+    ),
+    "another kind's key": (
+        (*ES, 'key: "{id}"'),
+        "10:5: `key` belongs to a sink of type redis, and this one's is elasticsearch\n"
+        "  -> known keys: api_key, ca_certs, from, index, mappings, settings, type, url",
+    ),
+    "scheme": (
+        ("type: elasticsearch", "url: es://h:9200"),
+        "9:10: url is no http or https URL\n  -> write it as https://user:password@host:9200",
+    ),
+    "index": (
+        (*ES, "index: Orders"),
+        "10:12: 'Orders' cannot be an index's name\n"
+        "  -> write an `index:` of lower-case letters, digits, - and _ that begins with a letter "
+        "or digit, at most 235 bytes",
+    ),
+    "fields one deeper": (
+        (*ES, "mappings: {amount: {type: keyword}}"),
+        "10:16: unknown key 'amount' in `mappings`\n"
+        "  -> fields stand one deeper, under `properties`",
+    ),
+    "mappings' spelling": (
+        (*ES, "mappings: {propertys: {}}"),
+        "10:16: unknown key 'propertys' in `mappings`\n  -> did you mean 'properties'?",
+    ),
+    "mappings' kind": (
+        (*ES, "mappings: keyword"),
+        "10:15: `mappings` must be a mapping, not text",
+    ),
+    "twice in mappings": (
+        (*ES, "mappings: {properties: {a: {type: keyword}, a: {type: long}}}"),
+        "10:49: 'a' is given twice\n  -> it stands already on line 10",
+    ),
+    "two identities": (
+        ("type: elasticsearch", "url: https://u:p@h:9200", "api_key: k"),
+        "10:14: `api_key` and a user in the url are given\n  -> leave one of them out",
+    ),
+    "no certificate": (
+        ("type: elasticsearch", "url: https://h:9200", "ca_certs: ca.pem"),
+        "10:15: there is no file 'ca.pem'",
+    ),
+    "no https": (
+        (*ES, "ca_certs: ca.pem"),
+        "10:15: `ca_certs` is for a url that begins with https://",
+    ),
+    "valkey": (
+        ("type: redis", "url: valkeys://h", 'key: "{id}"'),
+        "9:10: url is no redis or rediss or unix URL\n"
+        "  -> write rediss:// in its place: the protocol is the same",
+    ),
+    "database": (
+        ("type: redis", "url: redis://h/shop", 'key: "{id}"'),
+        "9:10: the url's path is no database number\n  -> write it as redis://host:6379/0",
+    ),
+    "no key": (
+        (*REDIS, "value: hash"),
+        "7:5: sink 'x' of value hash has no `key`\n"
+        '  -> add `key: "order:{id}"`, with every column of the input\'s key in braces',
+    ),
+    "no column": (
+        (*REDIS, "value: string", 'key: "{id}"'),
+        "7:5: sink 'x' of value string has no `column`\n"
+        "  -> add `column: NAME`, the column whose text is the value",
+    ),
+    "no score": (
+        (*REDIS, "value: sorted_set", "name: top", 'member: "{id}"'),
+        "7:5: sink 'x' of value sorted_set has no `score`\n"
+        "  -> add `score: COLUMN`, a number to sort by",
+    ),
+    "another value's option": (
+        (*REDIS, 'key: "{id}"', "column: note"),
+        "11:5: `column` belongs to value: string, and this sink's is json\n"
+        "  -> value: json takes `key`",
+    ),
+    "a set's key": (
+        (*REDIS, "value: sorted_set", "name: t", "score: n", 'member: "{id}"', "key: x"),
+        "14:5: `key` belongs to value: json | hash | string, and this sink's is sorted_set\n"
+        "  -> value: sorted_set takes `name`, `score`, `member`",
+    ),
+    "value": (
+        (*REDIS, "value: zset", 'key: "{id}"'),
+        "10:12: value is 'zset', not one of json, hash, string, sorted_set",
+    ),
+    "braces of YAML": (
+        (*REDIS, "key: {id}"),
+        "10:10: key is YAML's mapping in braces, not text\n  -> put it in double quotes",
+    ),
+    "broken braces": (
+        (*REDIS, 'key: "order:{id"'),
+        "10:10: the braces of 'order:{id' do not match\n"
+        '  -> a column in braces, such as "order:{id}"; {{ and }} for the characters themselves',
+    ),
+    "no column in braces": (
+        (*REDIS, 'key: "order:{id:>8}"'),
+        "10:10: 'order:{id:>8}' has braces without a plain column name\n"
+        '  -> a column in braces, such as "order:{id}"; {{ and }} for the characters themselves',
+    ),
+    "score in braces": (
+        (*REDIS, "value: sorted_set", "name: t", "score: '{n}'", 'member: "{id}"'),
+        "12:12: score is one column's name\n  -> write it without braces: n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SINK_MISTAKES)
+def test_a_mistake_in_a_sink(tmp_path: Path, name: str) -> None:
+    lines, expected = SINK_MISTAKES[name]
+    assert mistakes(tmp_path, with_sink(*lines)) == f"connectors.yaml:{expected}"
+
+
+@pytest.mark.parametrize("lines", [ES, (*REDIS, 'key: "{id}"')])
+def test_several_inputs_are_several_sinks(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    text = with_sink(*lines).replace("from: shop.orders", "from: [shop.orders, order_search]")
+    assert mistakes(tmp_path, text) == (
+        f"connectors.yaml:7:25: a sink of type {lines[0].removeprefix('type: ')} has one input, "
+        "not 2\n  -> give each input a sink of its own"
+    )
+
+
+def test_an_index_named_after_a_table_that_is_no_index_name(tmp_path: Path) -> None:
+    text = with_sink(*ES).replace("shop.orders", "shop.Notes")
+    assert mistakes(tmp_path, text).startswith(
+        "connectors.yaml:7:11: 'Notes' cannot be an index's name\n  -> write an `index:` of lower"
+    )
+
+
+def test_a_declared_key_that_the_redis_key_lacks(tmp_path: Path) -> None:
+    text = with_sink(*REDIS, 'key: "order:{id}"').replace("shop.orders", "order_search")
+    assert mistakes(tmp_path, text) == (
+        "connectors.yaml:10:10: key lacks line of the key of view 'order_search'\n"
+        "  -> write {line} into it: every row needs a place of its own"
+    )
+    text = with_sink(*REDIS, "value: sorted_set", "name: t{id}", "score: n", "member: m")
+    text = text.replace("shop.orders", "order_search")
+    assert "13:13: name and member lack line" in mistakes(tmp_path, text)
+    loaded(tmp_path, text.replace("member: m", "member: '{line}'"))
+    assert "has no `key`" in mistakes(
+        tmp_path, with_sink(*REDIS).replace("shop.o", "order_search #")
+    )
+
+
+def test_two_sinks_that_write_to_one_place(tmp_path: Path) -> None:
+    other = "  y: {type: elasticsearch, url: http://h:9200, from: order_search, index: orders}\n"
+    assert mistakes(tmp_path, with_sink(*ES) + other) == (
+        "connectors.yaml:10:75: sink 'x' writes to index 'orders' of this server\n"
+        "  -> give one of them another `index`"
+    )
+
+
+def test_a_secret_of_a_sink_never_appears(tmp_path: Path) -> None:
+    lines = ("type: elasticsearch", "url: es://u:${KEY}@h", "api_key: ${KEY}", "index: A B")
+    text = mistakes(tmp_path, with_sink(*lines), {"KEY": "s3cret"})
+    assert text.count("\n") >= 4 and "s3cret" not in text
