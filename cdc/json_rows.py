@@ -82,8 +82,6 @@ def plain_texts(column: pa.Array, of: Column) -> pa.StringArray:
     kind = column.type
     if not len(column):
         return pa.array([], pa.string())
-    if isinstance(kind, pa.ExtensionType):
-        return column.storage
     if pa.types.is_string(kind):
         return column
     return _arrays(column, of) if pa.types.is_list(kind) else json_scalars.printed(column)
@@ -99,7 +97,7 @@ def rows_from_json(
     """
     columns = schema.columns if names is None else tuple(schema.column(n) for n in names)
     fields = pa.schema([pa.field(c.name, c.type) for c in columns])
-    pieces = [_read(piece, columns, fields) for piece in _chunks(_whole(texts))]
+    pieces = [_read(piece, columns, fields) for piece in _chunks(_whole(texts.cast(pa.binary())))]
     return pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
 
 
@@ -109,8 +107,6 @@ def values_from_plain(texts: pa.StringArray, of: Column) -> pa.Array:
     texts = _whole(texts)
     if not len(texts):
         return pa.array([], kind)
-    if isinstance(kind, pa.ExtensionType):
-        return kind.wrap_array(texts)
     if pa.types.is_string(kind):
         return texts
     return _lists(texts, of) if pa.types.is_list(kind) else json_scalars.parsed(texts, kind)

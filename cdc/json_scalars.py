@@ -1,7 +1,7 @@
 """Values that are neither text nor lists, as text and back: exact both ways, a column at once.
 
     integers, booleans         as JSON has them                     17, true
-    decimals                   all digits of the scale              12.50
+    decimals, numeric          all digits of the scale              12.50
     floats                     the shortest digits that read back   0.1, 1e+300, NaN, -Infinity
     bytea                      base64 (RFC 4648, section 4)         AP8=
     date                       ISO 8601                             2024-01-31
@@ -22,7 +22,7 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 import numpy as np
 import numpy.typing as npt
@@ -43,13 +43,18 @@ _SCALE_OF_EXPONENTS = 6
 """Decimals of a larger scale may be printed by Arrow with an exponent."""
 _BASE64_PADS = pa.array([b"", b"\0\0", b"\0"], pa.binary())
 
-_EXPANDED = re.compile(r"([+-]?\d{4,})-(\d\d)-(\d\d)(?:[T ](.*))?")
-_CLOCK = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?Z?")
+_EXPANDED = re.compile(r"([+-]\d{4,})-(\d\d)-(\d\d)")
+_CLOCK = re.compile(r"(\d\d):([0-5]\d):([0-5]\d)(?:\.(\d{1,6}))?")
+_NUMERIC = r"^(-?[0-9]+(\.[0-9]+)?|NaN|-?Infinity)$"
+_DIGITS_MAX = 131_072 + 16_383
+"""NUMERIC's own limits (Postgres, section 8.1.2): before and behind the point."""
 
 
 def printed(column: pa.Array) -> pa.Array:
     """The values as strings; null where null. `column` has offset 0."""
     kind = column.type
+    if isinstance(kind, pa.ExtensionType):
+        return column.storage
     if pa.types.is_floating(kind):
         return _floats(column)
     if pa.types.is_decimal(kind):
@@ -77,7 +82,10 @@ def parsed(texts: pa.Array, kind: pa.DataType) -> pa.Array:
         if pa.types.is_time(kind):
             return _from_moments(texts, kind, pa.int64(), _clock_of_text)
         if pa.types.is_timestamp(kind):
-            return _from_timestamps(texts, kind)
+            read = _zoned_of_text if kind.tz else _timestamp_of_text
+            return _from_moments(texts, kind, pa.int64(), read)
+        if isinstance(kind, pa.ExtensionType):
+            return kind.wrap_array(_canonical(texts))
         return texts.cast(kind)
     except (ValueError, OverflowError) as error:
         raise BadData(f"not of type {kind}: {error}") from error
@@ -134,9 +142,8 @@ def _from_base64(texts: pa.Array) -> pa.Array:
     here = np.flatnonzero(lengths)
     pads = np.zeros(len(lengths), np.int64)
     for behind in (1, 2):
-        at = places[1:][here] - behind
-        here, at = here[data[at] == ord("=")], at[data[at] == ord("=")]
-        data[at] = ord("A")
+        here = here[data[places[1:][here] - behind] == ord("=")]
+        data[places[1:][here] - behind] = ord("A")
         pads[here] += 1
     decoded = binascii.a2b_base64(data.tobytes(), strict_mode=True) if len(data) else b""
     valid = np.asarray(texts.is_valid()) if texts.null_count else None
@@ -234,10 +241,6 @@ def _zoned_text(moment_us: int) -> str:
     return text if abs(moment_us) == TIMESTAMP_INFINITY else f"{text}Z"
 
 
-def _from_timestamps(texts: pa.Array, kind: pa.DataType) -> pa.Array:
-    return _from_moments(texts, kind, pa.int64(), _timestamp_of_text)
-
-
 def _from_moments(
     texts: pa.Array, kind: pa.DataType, counts: pa.DataType, read: Callable[[str], int]
 ) -> pa.Array:
@@ -272,7 +275,7 @@ def _odd(texts: pa.Array, is_time: bool) -> Bools:
         return here & ((first < ord("0")) | (first > ord("9")))
     late = np.zeros(len(texts), np.bool_)
     twenty = first == ord("2")
-    late[twenty] = data[starts[twenty] + 1] == ord("4")
+    late[twenty] = data[np.minimum(starts[twenty] + 1, len(data) - 1)] == ord("4")
     return late
 
 
@@ -282,8 +285,10 @@ def _days_of_text(text: str) -> int:
     match = _EXPANDED.fullmatch(text)
     if match is None:
         raise ValueError(f"'{text}' is not a date")
-    year, month, day = (int(part) for part in match.group(1, 2, 3))
-    return _days_from_civil(year, month, day)
+    days = _days_from_civil(*(int(part) for part in match.groups()))
+    if not _date_text(days).endswith(text[-6:]):
+        raise ValueError(f"'{text}' is not in the calendar")
+    return days
 
 
 def _days_from_civil(year: int, month: int, day: int) -> int:
@@ -300,7 +305,10 @@ def _clock_of_text(text: str) -> int:
         raise ValueError(f"'{text}' is not a time")
     hour, minute, second = (int(part) for part in match.group(1, 2, 3))
     micros = int((match[4] or "").ljust(6, "0"))
-    return ((hour * 60 + minute) * 60 + second) * 1_000_000 + micros
+    total = ((hour * 60 + minute) * 60 + second) * 1_000_000 + micros
+    if total > _DAY_US:
+        raise ValueError(f"'{text}' is after 24:00:00")
+    return total
 
 
 def _timestamp_of_text(text: str) -> int:
@@ -308,3 +316,29 @@ def _timestamp_of_text(text: str) -> int:
         return TIMESTAMP_INFINITY if text == "infinity" else -TIMESTAMP_INFINITY
     date, _, clock = text.partition("T")
     return _days_of_text(date) * _DAY_US + _clock_of_text(clock)
+
+
+def _zoned_of_text(text: str) -> int:
+    if not text.endswith(("Z", "infinity")):
+        raise ValueError(f"'{text}' is not in UTC")
+    return _timestamp_of_text(text.removesuffix("Z"))
+
+
+def _canonical(texts: pa.Array) -> pa.Array:
+    """NUMERIC's texts as they are; numbers with an exponent, as others write them, without it."""
+    good = pc.fill_null(pc.match_substring_regex(texts, _NUMERIC), True)
+    if good.false_count == 0:
+        return texts
+    wrong = pc.invert(good)
+    spelled = [_without_exponent(text) for text in texts.filter(wrong).to_pylist()]
+    return pc.replace_with_mask(texts, wrong, pa.array(spelled, pa.string()))
+
+
+def _without_exponent(text: str) -> str:
+    try:
+        number = Decimal(text)
+    except InvalidOperation as error:
+        raise ValueError(f"'{text}' is not a number") from error
+    if not number.is_finite() or abs(number.adjusted()) > _DIGITS_MAX:
+        raise ValueError(f"'{text}' is not a number that NUMERIC holds")
+    return format(number, "f")

@@ -78,9 +78,11 @@ def unescaped(texts: pa.Array) -> pa.Array:
     for place in range(2, _LONGEST):
         digits = _HEX[padded[leads[long] + place]]
         codes[long] = 16 * codes[long] + digits if place > 2 else digits
-    if ragged.some((codes >= 1 << 16) | ((codes == 0) & ~long)):
-        raise BadData("a string with an escape that JSON does not have")
     removed = np.where(long, _LONGEST - 1, 1)
+    offsets = np.frombuffer(texts.buffers()[1], np.int32, len(texts) + 1)
+    cut_off = leads + removed >= offsets[np.searchsorted(offsets, leads, "right")]
+    if ragged.some((codes >= 1 << 16) | ((codes == 0) & ~long) | cut_off):
+        raise BadData("a string with an escape that JSON does not have")
     keep = np.ones(len(data), np.bool_)
     keep[ragged.positions_within(removed)[1] + np.repeat(leads, removed)] = False
     changed = data.copy()

@@ -14,7 +14,7 @@ with numpy instead of SIMD registers and positions instead of bitmaps:
    array has no names. Anything else is BadData.
 
 It finds places and checks this structure; it does not check that a number is one (the casts do),
-nor what is nested. Rows that are null or empty have no members.
+nor what is nested. Rows that are null have no members.
 """
 
 from __future__ import annotations
@@ -147,7 +147,9 @@ class _Tokens:
 def _outermost(texts: pa.Array, opening: bytes) -> _Tokens:
     """Steps 1 to 3, and that every row is one object (array)."""
     what = _WHAT[opening]
+    rows = np.arange(len(texts))
     if texts.null_count:
+        rows = np.flatnonzero(np.asarray(texts.is_valid()))
         # Null rows may have bytes.
         texts = texts.fill_null(b"" if pa.types.is_binary(texts.type) else "")
     data = characters(texts)
@@ -168,7 +170,9 @@ def _outermost(texts: pa.Array, opening: bytes) -> _Tokens:
     if not ragged.every(kept):
         at, mark, step = at[kept], mark[kept], step[kept]
     opens, closes = np.flatnonzero(step == 1), np.flatnonzero(step == -1)
-    row = _require_one_per_row(texts, data, at[opens], at[closes], what)
+    _, places = ragged.contents(texts)
+    if not _is_one_per_row(data, places[rows], places[rows + 1], at[opens], at[closes]):
+        raise BadData(f"a JSON text that is not {what}")
     if not ragged.every(mark[opens] == ord(opening)):
         raise BadData(f"a JSON text that is not {what}")
     begins = (mark == _COMMA) | (step == 1)
@@ -178,33 +182,24 @@ def _outermost(texts: pa.Array, opening: bytes) -> _Tokens:
     begin = np.flatnonzero(begins)
     first = np.zeros(len(at), np.int64)
     first[opens] = 1
-    rows = row[first.cumsum()[begin] - 1]
+    row = rows[first.cumsum()[begin] - 1]
     # Reading a few tokens past the last of a broken text stays inside.
     return _Tokens(
         data, what, np.append(at, [len(data)] * 8), np.append(mark, np.zeros(8, np.uint8)),
-        begin, rows,
+        begin, row,
     )  # fmt: skip
 
 
-def _require_one_per_row(
-    texts: pa.Array, data: Bytes, opens: Int64s, closes: Int64s, what: str
-) -> Int64s:
-    """The row of every opening: each row that is not null has exactly one, around all of it."""
-    _, places = ragged.contents(texts)
-    rows = np.flatnonzero(places[:-1] < places[1:])
-    if len(opens) != len(rows) or len(closes) != len(rows):
-        raise BadData(f"a JSON text that is not {what}")
-    begin, end = places[:-1][rows], places[1:][rows]
-    exact = (begin == opens) & (closes + 1 == end)
-    if not ragged.every(exact):
-        inside = (begin <= opens) & (opens < closes) & (closes < end)
-        around = ragged.every(inside) and (
-            ragged.every(_is_blank(data, begin - 1, opens))
-            and ragged.every(_is_blank(data, closes, end))
-        )
-        if not around:
-            raise BadData(f"a JSON text that is not {what}")
-    return rows
+def _is_one_per_row(data: Bytes, begin: Int64s, end: Int64s, opens: Int64s, closes: Int64s) -> bool:
+    """Whether each text, from `begin` to `end`, is one pair of opening and closing, and blanks."""
+    if not len(begin) == len(opens) == len(closes):
+        return False
+    if ragged.every(begin == opens) and ragged.every(closes + 1 == end):
+        return True
+    if not ragged.every((begin <= opens) & (opens < closes) & (closes < end)):
+        return False
+    around = _is_blank(data, begin - 1, opens) & _is_blank(data, closes, end)
+    return ragged.every(around)
 
 
 def _values(tokens: _Tokens, colon: Int64s) -> Values:
