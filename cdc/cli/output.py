@@ -6,6 +6,7 @@ import base64
 import datetime as dt
 import decimal
 import json
+import math
 import sys
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from rich.text import Text
 
 from cdc.errors import CdcError, ConfigProblems, mask_url
 
+LINE_MAX = 60
+"""A longer document in a table's cell is broken into lines and indented."""
 MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("error", "bold red")}
 
 
@@ -36,8 +39,23 @@ def emit(value: object) -> None:
     print(to_json(value), flush=True)
 
 
-def to_json(value: object) -> str:
-    return json.dumps(value, default=plain, ensure_ascii=False)
+def to_json(value: object, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, default=plain, ensure_ascii=False, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), default=plain, ensure_ascii=False, indent=indent)
+
+
+def _finite(value: object) -> object:
+    """The value with NaN and the infinities, which JSON lacks, as texts."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case Mapping():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_finite(item) for item in value]
+    return value
 
 
 def plain(value: object) -> object:
@@ -75,7 +93,10 @@ def cell(value: object) -> Text:
         return Text("NULL", style="dim")
     if isinstance(value, str | int | float | bool):
         return Text(str(value))
-    return Text(to_json(value) if isinstance(value, dict | list) else str(plain(value)))
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        line = to_json(value)
+        return Text(line if len(line) <= LINE_MAX else to_json(value, indent=2))
+    return Text(str(plain(value)))
 
 
 def print_aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
