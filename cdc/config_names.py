@@ -10,7 +10,8 @@ from cdc.config import Config, Place, SinkConfig, SourceConfig, ViewConfig
 from cdc.config_sinks import check_sinks
 from cdc.config_yaml import Problems, Section, nearest
 
-RESERVED = ("view", "cdc")
+RESERVED = ("view", "cdc", "dead-letters")
+"""Not a source's: each is, or begins, a topic or a file of the log that is not a source's."""
 _SQL_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _SINK_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _SLOT = re.compile(r"[a-z0-9_]{1,63}")
@@ -19,13 +20,13 @@ _SLOT = re.compile(r"[a-z0-9_]{1,63}")
 def check_identifier(problems: Problems, place: Place, kind: str, name: str) -> None:
     """Sources and views are SQL names, and all names are parts of topics and file names."""
     pattern = _SINK_NAME if kind == "sink" else _SQL_NAME
-    if not pattern.fullmatch(name) or len(name) > 63:
-        hint = "letters, digits, _ and -" if kind == "sink" else "lower-case letters, digits and _"
-        problems.note(place, f"'{name}' cannot be a {kind}'s name", f"use {hint}, at most 63")
-    elif kind == "source" and name in RESERVED:
+    if kind == "source" and name in RESERVED:
         problems.note(
             place, f"'{name}' is reserved and cannot be a source's name", "choose another name"
         )
+    elif not pattern.fullmatch(name) or len(name) > 63:
+        hint = "letters, digits, _ and -" if kind == "sink" else "lower-case letters, digits and _"
+        problems.note(place, f"'{name}' cannot be a {kind}'s name", f"use {hint}, at most 63")
 
 
 def check_replication_name(section: Section, key: str, name: str) -> None:

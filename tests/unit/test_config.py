@@ -94,6 +94,15 @@ GOLDEN = {
         "connectors.yaml:18:26: there is no source 'shop'\n"
         "  -> did you mean 'cdc.customers'?",
     ),
+    "name of the log's own topic": (
+        ("  shop:", "  dead-letters:"),
+        "connectors.yaml:4:3: 'dead-letters' is reserved and cannot be a source's name\n"
+        "  -> choose another name\n"
+        "connectors.yaml:5:5: 'cdc_dead-letters' cannot be a slot's name\n"
+        "  -> Postgres allows lower-case letters, digits and _, at most 63\n"
+        "connectors.yaml:18:26: there is no source 'shop'\n"
+        "  -> did you mean 'dead-letters.customers'?",
+    ),
     "shared name": (
         ("  order_search:", "  shop:"),
         "connectors.yaml:9:3: 'shop' is a source's name too\n"
