@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
-import tempfile
 import time
-import traceback
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import psycopg
 
 from cdc.changes import D
 from cdc.config import Config, LogConfig, Place, SourceConfig, StateConfig, ViewConfig
@@ -30,7 +26,15 @@ from cdc.log.open import open_log
 from cdc.positions import Lsn, Vector
 from compaction.part import compact_log
 from tests.views.fuzz_tables import TABLES, Rows, batch, random_step
-from tests.views.sql_fuzz import Connection, Row, apply_to, compare, random_views, tuples_of
+from tests.views.sql_fuzz import (
+    Connection,
+    Row,
+    apply_to,
+    compare,
+    random_views,
+    run_seeds,
+    tuples_of,
+)
 from tests.views.sql_generator import View
 from views.maintainer import maintain
 from views.plan import ViewPlan
@@ -210,21 +214,5 @@ class _Run:
         return tuples_of(latest.take(np.flatnonzero(latest.op != D)).rows)
 
 
-def main() -> None:
-    url, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    seen: Counter[str] = Counter()
-    connection = psycopg.connect(url, options="-c timezone=UTC")
-    for seed in range(first, first + count):
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                run_seed(connection, seed, Path(folder), seen)
-            except Exception:  # the next seed may find another bug
-                seen["FAILED"] += 1
-                traceback.print_exc(limit=-4, file=sys.stdout)
-                sys.stdout.flush()
-    for what, times in seen.most_common():
-        print(f"{times:8} {what}")
-
-
 if __name__ == "__main__":
-    main()
+    run_seeds(run_seed)

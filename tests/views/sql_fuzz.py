@@ -13,7 +13,7 @@ import tempfile
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -274,21 +274,26 @@ def compare(name: str, view: View, mine: Sequence[Row], found: Sequence[Row], wh
         raise Wrong(f"{name} {when}: {missing=} {extra=}\n{view.sql}")
 
 
-def main() -> None:
+def run_seeds(run: Callable[[Connection, int, Path, Counter[str]], None]) -> None:
+    """`run` with every seed that the command line asks for, URL FIRST COUNT, and the counts."""
     url, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    bits = int(sys.argv[4]) if sys.argv[4:] else 64
     seen: Counter[str] = Counter()
     connection = psycopg.connect(url, options="-c timezone=UTC")
     for seed in range(first, first + count):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                run_seed(connection, seed, bits, Path(folder), seen)
+                run(connection, seed, Path(folder), seen)
             except Exception:  # the next seed may find another bug
                 seen["FAILED"] += 1
                 traceback.print_exc(limit=-4, file=sys.stdout)
                 sys.stdout.flush()
     for what, times in seen.most_common():
         print(f"{times:8} {what}")
+
+
+def main() -> None:
+    bits = int(sys.argv[4]) if sys.argv[4:] else 64
+    run_seeds(lambda connection, seed, home, seen: run_seed(connection, seed, bits, home, seen))
 
 
 if __name__ == "__main__":
