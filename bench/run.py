@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("decode", "log", "capture", "views", "numeric", "latency", "sinks")
+BENCHMARKS = ("decode", "json", "log", "capture", "views", "numeric", "latency", "sinks")
 
 
 def main() -> None:

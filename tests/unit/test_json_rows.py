@@ -265,14 +265,15 @@ def test_numbers_keep_their_digits_whether_bare_or_strings() -> None:
 
 def test_json_stands_as_it_is() -> None:
     document = '{"big": 1e400, "twice": 12345678901234567890.10, "twice": "\\n", "u": [ ]}'
-    column = pa.array([document, "null", None, "[1,\n2\r\n]"])
+    column = pa.array([document, "null", None, "[1,\n2\r\n]", "\nnull "])
     schema = TableSchema("t", (of(pa.string(), "json"),), ())
     texts = json_objects(pa.RecordBatch.from_arrays([column], schema=schema.arrow), schema)
     assert texts.to_pylist() == [
         f'{{"c":{document}}}'.encode(), b'{"c":\tnull}', b'{"c":null}', b'{"c":[1, 2  ]}',
+        b'{"c":\tnull}',
     ]  # fmt: skip
     assert rows_from_json(texts, schema).column(0).to_pylist() == [
-        document, "null", None, "[1, 2  ]",
+        document, "null", None, "[1, 2  ]", "null",
     ]  # fmt: skip
     assert plain_texts(column, schema.columns[0]).equals(column)
 
