@@ -10,25 +10,44 @@ from tests.services import compose
 
 pytest_plugins = [f"tests.{file.stem}" for file in sorted(Path(__file__).parent.glob("fix_*.py"))]
 
-SERVICES = {"postgres", "own_postgres", "postgres_major", "kafka_bootstrap"}
+SERVICES = {
+    *("postgres", "own_postgres", "postgres_major", "kafka_bootstrap"),
+    *("elasticsearch_url", "own_elasticsearch", "elasticsearch_version"),
+    *("redis_url", "own_redis", "redis_flavour"),
+}
+VERSIONS = {"postgres_major", "elasticsearch_version", "redis_flavour"}
+SHARED = {"postgres", "kafka_bootstrap", "elasticsearch_url", "redis_url"}
+STORES = {"postgres": "postgres", "elasticsearch": "elasticsearch_url", "redis": "redis_url"}
+"""Tests over every kind of store ask for the server's fixture by the parameter's value."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest's own hook chooses by -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        used = SERVICES & set(getattr(item, "fixturenames", ()))
+        used = _services(item)
         if used:
             item.add_marker("service")
-        if "postgres_major" in used:
+        if used & VERSIONS:
             item.add_marker("slow")
         group = _xdist_group(used)
         if group:
             item.add_marker(pytest.mark.xdist_group(group))
 
 
+def _services(item: pytest.Item) -> set[str]:
+    """The fixtures with a server that a test uses."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+    stores = {STORES[value] for value in parameters if isinstance(value, str) and value in STORES}
+    return stores | (SERVICES & set(getattr(item, "fixturenames", ())))
+
+
 def _xdist_group(used: set[str]) -> str | None:
-    """Tests that must share one worker: a broker is too heavy to be started twice, and a compose
-    project belongs to one worker. Native Postgres servers are cheap: each worker has its own."""
-    if used & {"postgres", "kafka_bootstrap"} and compose.engine_answers():
+    """Tests that must share one worker: a broker or a search engine is too heavy to be started
+    twice, and a compose project belongs to one worker. Native Postgres and Redis servers are cheap:
+    each worker has its own."""
+    if used & SHARED and compose.engine_answers():
         return "compose"
-    return "kafka" if "kafka_bootstrap" in used else None
+    for heavy in ("elasticsearch", "kafka"):
+        if any(name.startswith(heavy) for name in used):
+            return heavy
+    return None
