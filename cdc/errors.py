@@ -5,6 +5,7 @@
     │   └── ConfigProblems      several of them, found in one reading
     ├── CheckFailed             a check or a comparison did not hold; exit status 1
     ├── SourceError             the database refuses, or cannot continue where we stopped
+    │   ├── SourceUnavailable   it may answer later: connection lost or refused, starting; retried
     │   ├── SlotError           slot missing, invalidated, ahead of the log, of another database
     │   └── SchemaChanged       a schema change that cannot be followed without help
     ├── LogError                the log refuses, or its files are damaged
@@ -59,6 +60,10 @@ class CheckFailed(CdcError):
 
 class SourceError(CdcError):
     """The source database refuses, or history does not continue where we stopped."""
+
+
+class SourceUnavailable(SourceError):
+    """The database does not answer, or not now: the same request may succeed later."""
 
 
 class SlotError(SourceError):

@@ -13,7 +13,14 @@ import pytest
 from cdc.cli.main import main
 from cdc.cli.reporting import Reporter, read_status
 from cdc.cli.restart import Attempts, Exit, RestartPolicy, after, ending, exit_of
-from cdc.errors import LogDamaged, SlotError, SourceError, StoreUnavailable
+from cdc.errors import (
+    LogDamaged,
+    SinkError,
+    SlotError,
+    SourceError,
+    SourceUnavailable,
+    StoreUnavailable,
+)
 
 CONFIG = """\
 sources:
@@ -98,7 +105,9 @@ def test_python_m_cdc_is_the_command() -> None:
 def test_deliberate_errors_are_not_tried_again() -> None:
     assert exit_of(SlotError("gone")) is Exit.FAILED
     assert exit_of(LogDamaged("crc")) is Exit.FAILED
-    assert exit_of(SourceError("connection refused")) is Exit.UNAVAILABLE
+    assert exit_of(SourceError("no primary key")) is Exit.FAILED
+    assert exit_of(SinkError("the table does not fit")) is Exit.FAILED
+    assert exit_of(SourceUnavailable("connection refused")) is Exit.UNAVAILABLE
     assert exit_of(StoreUnavailable("locked")) is Exit.UNAVAILABLE
     assert [ending(code) for code in (0, 3, 4, -9, 70)] == [
         "done", "failed", "unavailable", "crashed", "crashed",

@@ -27,7 +27,7 @@ from cdc.capture.feed import Feed
 from cdc.capture.reconcile import stale_keys
 from cdc.changes import ChangeBatch, concat
 from cdc.config import SourceConfig
-from cdc.errors import LogError, SchemaChanged, SourceError
+from cdc.errors import SchemaChanged, SourceError
 from cdc.frontiers import Frontier
 from cdc.log.api import Log, Producer, Reader, TopicSpec
 from cdc.positions import Lsn, NativePosition, Vector
@@ -118,7 +118,7 @@ class _Agent:
         mine = [t for t in self.reader.topics() if t.startswith(f"{self.config.name}.")]
         full = [t for t in mine if any(self.reader.end_offsets(t))]
         if full:
-            raise LogError(
+            raise SourceError(
                 f"topics have data, but there is no frontier of '{self.config.name}'",
                 where=", ".join(full),
                 hint=f"cdc remove {self.config.name}, then cdc run takes a new snapshot",

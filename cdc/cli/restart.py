@@ -1,9 +1,10 @@
 """When a connector that ended is started again: policy as data, no clock and no process here.
 
 A process ends in one of four ways. `done`: it was told to, or had nothing more to do. `failed`: it
-stopped on purpose, and running again would change nothing (a vanished slot, damaged data, SQL that
-is refused, another owner). `unavailable`: the other side could not be reached, and may come back.
-`crashed`: it was killed, or died of a defect.
+stopped on purpose, and running again would change nothing before a person has (a vanished slot, a
+missing right or key, a table that does not fit, damaged data, SQL that is refused, another owner).
+`unavailable`: the other side could not be reached, and may come back. `crashed`: it was killed, or
+died of a defect.
 
 The last two are started again, after a delay that doubles up to a ceiling. Trying ends after
 `tries` starts in a row that never ran for `steady_s`; one that did run is tried for ever, because
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Literal
 
-from cdc.errors import CdcError, LogError, SinkError, SourceError, StoreUnavailable
+from cdc.errors import CdcError, LogError, SourceUnavailable, StoreUnavailable
 
 
 class Exit(IntEnum):
@@ -30,8 +31,9 @@ class Exit(IntEnum):
 
 Ending = Literal["done", "failed", "unavailable", "crashed"]
 
-# Raised as exactly these, the other side refused or was away; their subclasses say why for good.
-TRANSIENT = (SourceError, LogError, SinkError, StoreUnavailable)
+# What may pass by itself. A plain LogError is a disk that is full or cannot be written, a broker
+# that is away; its subclasses say why for good, as every other error does.
+TRANSIENT = (SourceUnavailable, LogError, StoreUnavailable)
 
 
 @dataclass(frozen=True)

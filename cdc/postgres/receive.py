@@ -17,11 +17,12 @@ import threading
 import time
 from dataclasses import dataclass
 
+import psycopg
 from psycopg import pq
 from psycopg.pq.abc import PGconn
 
-from cdc.errors import SourceError
-from cdc.postgres.connection import error_text
+from cdc.errors import SourceUnavailable
+from cdc.postgres.connection import result_error
 from cdc.postgres.messages import PG_EPOCH_US
 
 QUEUE_BYTES = 24 * 2**20
@@ -30,6 +31,7 @@ _DATA, _KEEPALIVE = ord("w"), ord("k")
 _STATUS = struct.Struct(">cQQQqB")
 _PUBLISH_BYTES = 256 * 2**10
 _KIND, _COMMIT = 25, ord("C")
+_RESUMES = "the agent resumes when it is back"
 _BULK_MESSAGES = 64
 _BULK_PAUSE_S = 0.0002
 """Inside a transaction of many rows: reading every few rows would cost the server as many switches
@@ -61,7 +63,7 @@ class Receiver:
         self._bytes = 0
         self._position = 0
         self._urgent = False
-        self._failed: SourceError | None = None
+        self._failed: Exception | None = None
         self._stopping = False
         self._acknowledged = self._told = 0
         self._told_at_s = 0.0
@@ -69,7 +71,7 @@ class Receiver:
         os.set_blocking(self._wake_in, False)
         result = wire.exec_(command.encode())
         if result.status != pq.ExecStatus.COPY_BOTH:
-            raise SourceError(error_text(result.error_message), where=where)
+            raise result_error(result, where)
         self._thread = threading.Thread(target=self._run, name="receive", daemon=True)
         self._thread.start()
 
@@ -110,12 +112,13 @@ class Receiver:
     def _run(self) -> None:
         try:
             self._receive()
-        except SourceError as error:
-            self._fail(error)
+        except (psycopg.Error, OSError) as error:
+            text = f"the connection broke: {str(error).strip()}"
+            self._fail(SourceUnavailable(text, where=self._where, hint=_RESUMES))
         except Exception as error:  # whatever it is, the taker must learn of it
-            self._fail(SourceError(f"receiving failed: {error}", where=self._where))
+            self._fail(error)
 
-    def _fail(self, error: SourceError) -> None:
+    def _fail(self, error: Exception) -> None:
         with self._changed:
             self._failed = error
             self._changed.notify_all()
@@ -139,7 +142,7 @@ class Receiver:
                     self._keepalive(bytes(data))
                 continue
             if count < 0:
-                raise self._broken()
+                raise result_error(self._wire.get_result(), self._where, _RESUMES)
             if payloads and payloads[-1][_KIND] == _COMMIT:
                 self._publish(payloads, size)
                 payloads, size = [], 0
@@ -178,10 +181,7 @@ class Receiver:
         if self._wake_out in ready:
             os.read(self._wake_out, 4096)
         if self._wire.socket in ready:
-            try:
-                self._wire.consume_input()
-            except Exception as error:
-                raise SourceError(f"the connection broke: {error}", where=self._where) from error
+            self._wire.consume_input()
 
     def _tell(self, force: bool = False) -> None:
         """Send a status update: when asked, when there is something new (at most each second),
@@ -196,9 +196,3 @@ class Receiver:
         clock = time.time_ns() // 1000 - PG_EPOCH_US
         self._wire.put_copy_data(_STATUS.pack(b"r", at, at, at, clock, 0))
         self._wire.flush()
-
-    def _broken(self) -> SourceError:
-        result = self._wire.get_result()
-        message = result.error_message if result is not None else self._wire.error_message
-        text = error_text(message) or "the server ended the stream"
-        return SourceError(text, where=self._where, hint="the agent resumes when it is back")

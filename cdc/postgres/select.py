@@ -22,8 +22,8 @@ from cdc.postgres.connection import (
     Connection,
     connect,
     connect_replication,
-    error_text,
     execute,
+    result_error,
     source_errors,
 )
 from cdc.postgres.copy_binary import CopyDecoder, compile_copy, decode_copy
@@ -85,9 +85,10 @@ def select(
     listed = ", ".join(names)
     statement = f"COPY (SELECT {picked} FROM ({query}) AS q({listed})) TO STDOUT (FORMAT binary)"
     sent = TableSchema(schema.name, tuple(column(n, t) for n, t in types.items()), ())
-    for batch in _copied(connection.pgconn, statement, compile_copy(sent, types), schema.name):
-        if batch.num_rows:
-            yield _conformed(batch, schema)
+    with source_errors(url):
+        for batch in _copied(connection.pgconn, statement, compile_copy(sent, types), schema.name):
+            if batch.num_rows:
+                yield _conformed(batch, schema)
 
 
 def _types_of(connection: Connection, query: str, schema: TableSchema) -> dict[str, PgType]:
@@ -112,7 +113,7 @@ def _copied(
 ) -> Iterator[pa.RecordBatch]:
     result = wire.exec_(statement.encode())
     if result.status != pq.ExecStatus.COPY_OUT:
-        raise SourceError(error_text(result.error_message), where=where)
+        raise result_error(result, where)
     messages: list[bytes] = []
     size = 0
     while True:
@@ -128,8 +129,7 @@ def _copied(
     while wire.get_result() is not None:
         pass
     if count == -2 or ended is None or ended.status != pq.ExecStatus.COMMAND_OK:
-        message = ended.error_message if ended is not None else wire.error_message
-        raise SourceError(error_text(message), where=where)
+        raise result_error(ended, where)
     yield decode_copy(decoder, messages)
 
 

@@ -30,10 +30,10 @@ import numpy as np
 import pyarrow as pa
 
 from cdc.changes import ChangeBatch, R
-from cdc.errors import CdcError, SourceError
+from cdc.errors import CdcError, SourceError, SourceUnavailable
 from cdc.positions import Lsn
 from cdc.postgres.catalog import PgTable
-from cdc.postgres.connection import Connection
+from cdc.postgres.connection import Connection, source_errors
 from cdc.postgres.snapshot_worker import (
     DONE,
     ERROR,
@@ -212,8 +212,9 @@ class SnapshotReader:
         try:
             while not (ranges.empty() or self._stopping.is_set()):
                 part = ranges.get()
-                for rows in copy_rows(self.holder, self._tables[part.table], part):
-                    self._put((part.table, rows))
+                with source_errors(self.plan.url):
+                    for rows in copy_rows(self.holder, self._tables[part.table], part):
+                        self._put((part.table, rows))
                 self._put(_Done(part))
         except BaseException as error:
             self._put(error)
@@ -286,7 +287,7 @@ def _wide_pipe() -> tuple[int, int]:
 def _receive(worker: Worker) -> tuple[bytes, pa.Buffer]:
     head = worker.stdout.read(HEAD.size)
     if len(head) < HEAD.size:
-        raise SourceError(
+        raise SourceUnavailable(
             "a snapshot worker ended before its work",
             hint="was it killed for memory? lower snapshot_workers",
         )
@@ -296,7 +297,7 @@ def _receive(worker: Worker) -> tuple[bytes, pa.Buffer]:
     while at < length:
         count = worker.stdout.readinto(view[at:])  # type: ignore[attr-defined]
         if not count:
-            raise SourceError("a snapshot worker ended in the middle of a message")
+            raise SourceUnavailable("a snapshot worker ended in the middle of a message")
         at += count
     return kind, pa.py_buffer(body)
 

@@ -31,8 +31,8 @@ import psycopg
 import pyarrow as pa
 from psycopg import pq, sql
 
-from cdc.errors import BadData, CdcError, SourceError
-from cdc.postgres.connection import Connection, connect, error_text, source_errors
+from cdc.errors import BadData, CdcError
+from cdc.postgres.connection import Connection, connect, result_error, source_errors
 from cdc.postgres.copy_binary import CopyDecoder, compile_copy, decode_copy
 from cdc.postgres.types import PgType, copy_expression
 from cdc.schema import TableSchema
@@ -96,7 +96,7 @@ def copy_rows(connection: Connection, table: CopyTable, part: Range) -> Iterator
     wire = connection.pgconn
     result = wire.exec_(copy_statement(table, part).encode())
     if result.status != pq.ExecStatus.COPY_OUT:
-        raise SourceError(error_text(result.error_message), where=table.schema.name)
+        raise result_error(result, table.schema.name)
     messages: list[bytes] = []
     size = 0
     receive = wire.get_copy_data
@@ -111,7 +111,7 @@ def copy_rows(connection: Connection, table: CopyTable, part: Range) -> Iterator
             messages, size = [], 0
     result = wire.get_result() or result
     if count == -2 or result.status != pq.ExecStatus.COMMAND_OK:
-        raise SourceError(error_text(result.error_message), where=table.schema.name)
+        raise result_error(result, table.schema.name)
     while wire.get_result() is not None:
         pass
     last = _decoded(decoder, messages)

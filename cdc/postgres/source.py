@@ -13,7 +13,7 @@ from psycopg import pq
 from psycopg.pq.abc import PGconn
 
 from cdc.config import SourceConfig
-from cdc.errors import SlotError, SourceError
+from cdc.errors import SlotError, SourceError, SourceUnavailable
 from cdc.frontiers import Frontier
 from cdc.positions import Lsn, NativePosition
 from cdc.postgres import catalog, publication, slot
@@ -194,10 +194,10 @@ class PostgresSource:
             holder.execute("ROLLBACK")
             slot.drop_slot(self._catalog(), self._config.slot)
             self._tables = catalog.read_tables(self._catalog(), self._config.tables)
-        raise SourceError(
+        raise SourceUnavailable(
             "the table is rewritten or truncated all the time: no snapshot of it can be begun",
             where=rewritten[0],
-            hint="start again when that has stopped: nothing was published",
+            hint="it is begun again later: nothing was published",
         )
 
     def _locked(self, holder: Connection, tables: Sequence[str]) -> dict[str, PgTable]:

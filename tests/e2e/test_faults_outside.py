@@ -89,7 +89,7 @@ def test_no_room(house: House) -> None:
     house.caught_up()
     house.children[DUCK].kill()
     house.start(DUCK, through=("prlimit", "--fsize=300000"))
-    assert "Could not write file" in house.ends(DUCK, status=4)
+    assert "Could not write file" in house.ends(DUCK, status=3)
     house.start(DUCK)
     house.check()
 
