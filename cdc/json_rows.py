@@ -250,10 +250,9 @@ def _typed(values: Values, of: Column) -> pa.Array:
         return _json_texts(values)
     texts = ragged.text(values.slices(marks=False))
     if pa.types.is_string(kind):
-        wrong = ~values.is_string
-        wrong &= ~values.is_null
-        if ragged.some(wrong):
-            raise BadData(f"not a JSON string: {texts.filter(pa.array(wrong))[0]}")
+        as_expected = values.is_string | values.is_null
+        if not ragged.every(as_expected):
+            raise BadData(f"not a JSON string: {texts.filter(pa.array(~as_expected))[0]}")
         return unescaped(texts)
     return values_from_plain(texts, of)
 

@@ -44,8 +44,8 @@ _WHAT = {b"{": "an object", b"[": "an array"}
 @dataclass(frozen=True, eq=False)
 class Values:
     """Values of one kind of place, in order: value i is data[start[i] : stop[i]], without blanks
-    around and, if it `is_string`, without its quotation marks. `row` is the text that has it;
-    `colon` the position before the value and its blanks."""
+    around and, if it `is_string`, without its quotation marks; `is_null`: JSON's null. `row` is
+    the text that has it, `colon` the position before the value and its blanks."""
 
     data: Bytes
     row: Int64s
@@ -53,14 +53,7 @@ class Values:
     start: Int64s
     stop: Int64s
     is_string: Bools
-
-    @property
-    def is_null(self) -> Bools:
-        """Which are JSON's null."""
-        null = ~self.is_string & (self.stop - self.start == len(_NULL))
-        if ragged.some(null):
-            null[null] = ragged.gather(self.data, self.start[null], "S4") == _NULL
-        return null
+    is_null: Bools
 
     def take(self, index: Int64s) -> Values:
         return Values(
@@ -70,14 +63,18 @@ class Values:
             self.start[index],
             self.stop[index],
             self.is_string[index],
+            self.is_null[index],
         )
 
     def slices(self, *, marks: bool) -> Slices:
         """The texts, null where JSON's null; strings with their quotation marks if `marks`."""
-        null = self.is_null
-        wider = self.is_string & marks
-        length = np.where(null, 0, self.stop - self.start + 2 * wider)
-        return Slices(self.data, self.start - wider, length, ~null if ragged.some(null) else None)
+        start, length = self.start, self.stop - self.start
+        if marks:
+            start, length = start - self.is_string, length + 2 * self.is_string
+        if not ragged.some(self.is_null):
+            return Slices(self.data, start, length)
+        valid = ~self.is_null
+        return Slices(self.data, start, length * valid, valid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +232,11 @@ def _values(tokens: _Tokens, colon: Int64s) -> Values:
     _require(tokens, ragged.every(start < stop), "a value")
     alone = ~is_string | ((start == at[colon + 1]) & (stop == at[colon + 2 * is_string] + 1))
     _require(tokens, ragged.every(alone), "one value")
-    return Values(data, tokens.row, before, start + is_string, stop - is_string, is_string)
+    null = stop - start == len(_NULL)
+    null &= ~is_string
+    if ragged.some(null):
+        null[null] = ragged.gather(data, start[null], "S4") == _NULL
+    return Values(data, tokens.row, before, start + is_string, stop - is_string, is_string, null)
 
 
 def _trimmed(data: Bytes, start: Int64s, stop: Int64s) -> tuple[Int64s, Int64s]:
