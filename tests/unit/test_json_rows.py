@@ -179,7 +179,7 @@ def test_values_are_what_json_reads_and_come_back(name: str) -> None:
     column, values = KINDS[name]
     schema = TableSchema("public.t", (Column("id", pa.int64(), "bigint"), column), ())
 
-    @settings(max_examples=15)
+    @settings(max_examples=12)
     @given(st.lists(st.none() | values, min_size=1, max_size=8))
     def check(stored: list[Any]) -> None:
         here = array(stored, column.type)
@@ -403,3 +403,49 @@ def test_what_is_no_row(document: str) -> None:
 def test_what_is_not_the_type(kind: pa.DataType, document: str) -> None:
     with pytest.raises(BadData, match="column c"):
         read(kind, "", document)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={"n": st.none() | st.integers(-9, 99), "t": st.none() | texts, "x": documents},
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.booleans(),
+    st.sampled_from([None, 1]),
+    st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=2), st.integers(0, 2)), max_size=2),
+)
+@settings(max_examples=80)
+def test_damaged_texts_are_refused_or_read_as_python_does(
+    objects: list[dict[str, Any]],
+    ascii_only: bool,
+    indent: int | None,
+    damages: list[tuple[float, bytes, int]],
+) -> None:
+    whole = [json.dumps(o, ensure_ascii=ascii_only, indent=indent).encode() for o in objects]
+    broken = bytearray(whole[-1])
+    for place, put, removed in damages:
+        at = int(place * len(broken))
+        broken[at : at + removed] = put
+    documents = [*whole[:-1], bytes(broken)]
+    columns = (Column("n", pa.int32(), "integer"), Column("t", pa.string(), "text"))
+    schema = TableSchema("t", columns, ())
+    try:
+        rows = rows_from_json(pa.array(documents, pa.binary()), schema)
+    except BadData:
+        assert damages
+        return
+    rows.validate(full=True)
+    try:
+        read = [json.loads(document) for document in documents]
+    except ValueError:
+        # What stands inside other members is not checked.
+        assert damages
+        return
+    # Numbers may come as strings.
+    numbers = [None if one.get("n") is None else int(one["n"]) for one in read]
+    assert rows.column(0).to_pylist() == numbers
+    assert rows.column(1).to_pylist() == [one.get("t") for one in read]
