@@ -37,7 +37,7 @@ from cdc.postgres.snapshot_worker import CopyTable, Range, copy_rows
 from cdc.postgres.source import PostgresSource
 
 SOURCE = "shop"
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 @dataclass

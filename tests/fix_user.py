@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 import pytest
 
-TIMEOUT_S = 90.0
+TIMEOUT_S = 240.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class User:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.communicate(timeout=45)
+                    process.communicate(timeout=TIMEOUT_S / 2)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.communicate()

@@ -86,7 +86,7 @@ def test_a_server_ends_when_its_program_is_killed(tmp_path: Path) -> None:
         pid = int(running.stdout.readline())
         assert is_alive(pid)
         running.send_signal(signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), timeout_s=20, what="Postgres to end")
+    wait_until(lambda: not is_alive(pid), timeout_s=60, what="Postgres to end")
 
 
 def is_alive(pid: int) -> bool:

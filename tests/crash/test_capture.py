@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.fix_capture import Capture
+from tests.fix_capture import DEADLINE_S, Capture
 from tests.fix_services import PostgresServer
 
 pytestmark = pytest.mark.crash
@@ -121,13 +121,13 @@ def test_a_second_agent_replaces_the_first(shop: Capture) -> None:
     shop.wait_for(shop.barrier())
     second = shop.process()
     try:
-        _, errors = first.communicate(timeout=60)
+        _, errors = first.communicate(timeout=DEADLINE_S)
         assert first.returncode == 1
         assert "replaced by process" in errors, errors
         some_transactions(shop, 1)
         shop.wait_for(shop.barrier())
         second.terminate()
-        assert second.wait(60) == 0
+        assert second.wait(DEADLINE_S) == 0
     finally:
         for process in (first, second):
             process.kill()

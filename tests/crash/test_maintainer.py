@@ -44,7 +44,7 @@ def test_killed_and_started_again(
 ) -> None:
     shop.commit(60)
     victim = Group(tmp_path, f"{point}:{passes}")
-    while victim.is_alive and shop.position < 400:
+    while victim.lives_on():
         shop.commit(3)
         watcher.pause()
     assert victim.wait_for_death() == -9
@@ -66,7 +66,7 @@ def test_compaction_between_any_two_steps(tmp_path: Path, shop: Shop, watcher: W
         shop.commit(60)
         compact_log(config.log, list(shop.tables))
         victim = Group(tmp_path, point)
-        while victim.is_alive and shop.position < 1000:
+        while victim.lives_on():
             shop.commit(3)
             compact_log(config.log, list(shop.tables))
         assert victim.wait_for_death() == -9
@@ -91,7 +91,7 @@ def test_a_second_group_fences_the_first(tmp_path: Path, shop: Shop, watcher: Wa
     try:
         watcher.wait_until(shop.position, first)
         second = Group(tmp_path)
-        while first.is_alive:
+        while first.lives_on():
             shop.commit(2)
             watcher.pause()
         assert b"Fenced" in first.errors()

@@ -78,8 +78,7 @@ def test_no_room(house: House) -> None:
     house.caught_up()
     for kind in (SOURCE, VIEWS):
         house.children[kind].kill()
-        largest = max(file.stat().st_size for file in (house.directory / "log").rglob("*.db*"))
-        house.start(kind, through=("prlimit", f"--fsize={largest + 1_000_000}"))
+        house.start(kind, through=room_for(house.directory / "log", 1_000_000))
         if kind == SOURCE:
             house.workload.large()
         said = house.ends(kind, status=4)
@@ -88,7 +87,8 @@ def test_no_room(house: House) -> None:
         house.start(kind)
     house.caught_up()
     house.children[DUCK].kill()
-    house.start(DUCK, through=("prlimit", "--fsize=300000"))
+    house.workload.large()  # more than the limit, before the sink's own bookkeeping comes near it
+    house.start(DUCK, through=room_for(house.directory, 1_000_000))
     assert "Could not write file" in house.ends(DUCK, status=3)
     house.start(DUCK)
     house.check()
@@ -111,6 +111,12 @@ def test_a_log_that_cannot_be_written(house: House) -> None:
     house.start_all()
     house.work()
     house.check(verify=False)
+
+
+def room_for(folder: Path, more_bytes: int) -> tuple[str, str]:
+    """A command's prefix under which no database file grows beyond the largest and `more_bytes`."""
+    largest = max(file.stat().st_size for file in folder.rglob("*.d*b*") if file.is_file())
+    return ("prlimit", f"--fsize={largest + more_bytes}")
 
 
 def slot_is_active(connection: psycopg.Connection[Any], slot: str) -> bool:

@@ -129,7 +129,7 @@ def test_a_topic_that_lags_behind_its_table_is_told(two: Two) -> None:
 def test_while_everything_runs(two: Two) -> None:
     user = two.user
     with user.start("run"):
-        user.cdc("wait", "duck", "--timeout", "60")
+        user.cdc("wait", "duck", "--timeout", "120")
         for i in range(5):
             two.execute(user.url, f"UPDATE orders SET amount = {i} WHERE id % 7 = {i}")
             two.execute(two.crm, f"UPDATE people SET name = 'n{i}' WHERE id % 5 = {i}")

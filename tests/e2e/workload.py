@@ -36,7 +36,7 @@ INSERT INTO lines
     SELECT i, l, 'sku ' || l, l FROM generate_series(1, 2000) i, generate_series(1, 2) l
 """
 LARGE_ROWS = 30_000
-RECONNECT_S = 30.0
+RECONNECT_S = 120.0
 
 
 class Workload:

@@ -34,7 +34,7 @@ from tests.views.model import (
 )
 from views.maintainer import maintain
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 VIEWS: Views = {
     "joined": "SELECT a.id, a.v, a.amount, b.name FROM shop.a JOIN shop.b ON a.b_id = b.id",
@@ -99,6 +99,7 @@ class Group:
     """A process that maintains the views; started with a fault, it dies at it by SIGKILL."""
 
     def __init__(self, home: Path, fault: str = "") -> None:
+        self._deadline_s = time.monotonic() + DEADLINE_S
         command = [sys.executable, "-m", "tests.views.group", str(home)]
         self._process = subprocess.Popen(
             command, env={"PATH": "/usr/bin:/bin", "CDC_FAULT": fault}, stderr=subprocess.PIPE
@@ -107,6 +108,11 @@ class Group:
     @property
     def is_alive(self) -> bool:
         return self._process.poll() is None
+
+    def lives_on(self) -> bool:
+        """`is_alive`, for a loop until it dies: fails the test when that takes too long."""
+        assert time.monotonic() < self._deadline_s, "the group should have ended"
+        return self.is_alive
 
     def wait_for_death(self) -> int:
         return self._process.wait(DEADLINE_S)
