@@ -40,7 +40,7 @@ TRANSIENT = (SourceUnavailable, LogError, StoreUnavailable)
 class RestartPolicy:
     first_delay_s: float = 0.2
     max_delay_s: float = 30.0
-    tries: int = 6
+    tries: int = 8
     steady_s: float = 10.0
     for_ever: bool = True
 
