@@ -98,7 +98,7 @@ def _read(config: Config, sink: str, view: LoggedView, reader: Reader) -> _Cut:
         reached: dict[str, Frontier] = {}
         for source in view.sources:
             mine = [topic for topic in view.tables if topic.startswith(f"{source}.")]
-            reached[source] = _frontier_at(reader, source, vector, mine)
+            reached[source] = frontier_at(reader, source, vector, mine)
             ends |= {topic: reached[source].end_offsets[topic] for topic in mine}
         changes = {
             topic: changes_between(reader, topic, (0,) * len(end), end)
@@ -114,9 +114,9 @@ def _read(config: Config, sink: str, view: LoggedView, reader: Reader) -> _Cut:
     )
 
 
-def _frontier_at(reader: Reader, source: str, vector: Vector, topics: Sequence[str]) -> Frontier:
-    """The frontier at the vector; where the history was thinned, its neighbour if nothing came to
-    the topics between."""
+def frontier_at(reader: Reader, source: str, vector: Vector, topics: Sequence[str]) -> Frontier:
+    """The source's frontier at the vector; where the history was thinned, its neighbour if nothing
+    came to the topics between. Raises CheckFailed."""
     wanted = vector[source]
     below = above = None
     for _, frontier in reader.frontiers(source):

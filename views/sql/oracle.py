@@ -54,7 +54,7 @@ def source_query(
         names = ", ".join(sorted(sources))
         raise Unsupported(
             f"view {view} reads several sources ({names}): no one database can compute it",
-            hint="verify its tables one by one",
+            hint="cdc verify compares such a view with the log",
         )
     return next(iter(sources)), _assembled(view, start, needed, output)
 
