@@ -148,7 +148,7 @@ class _Tokens:
 
 
 def _outermost(texts: pa.Array, opening: bytes) -> _Tokens:
-    """Steps 1 to 3, and that every row is one object (array)."""
+    """Steps 1 to 3. BadData unless every row is one object (array)."""
     what = _WHAT[opening]
     rows = np.arange(len(texts))
     if texts.null_count:
@@ -156,18 +156,7 @@ def _outermost(texts: pa.Array, opening: bytes) -> _Tokens:
         # Null rows may have bytes.
         texts = texts.fill_null(b"" if pa.types.is_binary(texts.type) else "")
     data = characters(texts)
-    where = _is_token(data)
-    escapes = lead_backslashes(data)
-    where[escapes[escapes < len(data) - 1] + 1] = False
-    at = np.flatnonzero(where)
-    mark = data.take(at)
-    quotes = mark == _QUOTE
-    outside = (quotes.cumsum(dtype=np.int32) & 1) == 0
-    outside |= quotes
-    if not ragged.every(outside):
-        # Taking by index costs half of taking by mask.
-        index = np.flatnonzero(outside)
-        at, mark = at.take(index), mark.take(index)
+    at, mark = _structure(data)
     step = _STEP.take(mark)
     depth = step.cumsum(dtype=np.int32)
     kept = depth <= 1
@@ -196,8 +185,25 @@ def _outermost(texts: pa.Array, opening: bytes) -> _Tokens:
     )  # fmt: skip
 
 
+def _structure(data: Bytes) -> tuple[Int64s, Bytes]:
+    """Steps 1 and 2: positions and bytes of quotation marks and of what is structure outside."""
+    where = _is_token(data)
+    escapes = lead_backslashes(data)
+    where[escapes[escapes < len(data) - 1] + 1] = False
+    at = np.flatnonzero(where)
+    mark = data.take(at)
+    quotes = mark == _QUOTE
+    outside = (quotes.cumsum(dtype=np.int32) & 1) == 0
+    outside |= quotes
+    if ragged.every(outside):
+        return at, mark
+    # Taking by index costs half of taking by mask.
+    index = np.flatnonzero(outside)
+    return at.take(index), mark.take(index)
+
+
 def _is_token(data: Bytes) -> Bools:
-    """Which bytes are structural. Six comparisons cost a third of a table's lookup."""
+    """Which bytes are structural. Five comparisons cost a third of a table's lookup."""
     found = data == _QUOTE
     found |= data == _COMMA
     found |= data == _COLON

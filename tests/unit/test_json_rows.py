@@ -326,7 +326,7 @@ def test_slices_of_batches_and_odd_names() -> None:
     arrays = [array(v, c.type) for v, c in zip(values, columns, strict=True)]
     rows = pa.RecordBatch.from_arrays(arrays, schema=schema.arrow)
     whole = json_objects(rows, schema).to_pylist()
-    for start, count in ((0, many), (1, 9), (1_003, 17), (2_999, 1), (5, 0)):
+    for start, count in ((0, many), (0, 9), (1, 9), (1_003, 17), (2_999, 1), (5, 0)):
         texts = json_objects(rows.slice(start, count), schema)
         assert texts.to_pylist() == whole[start : start + count]
         assert identical(rows_from_json(texts, schema), again(rows, start, count))
