@@ -49,8 +49,9 @@ Row = tuple[Any, ...]
 
 
 def connected(url: str) -> Connection:
-    """A connection to a fresh database, with the tables made."""
+    """A connection to a database whose schemas `shop` and `crm` are made anew, with the tables."""
     connection = psycopg.connect(url, autocommit=True, options="-c timezone=UTC")
+    connection.execute("DROP SCHEMA IF EXISTS shop, crm CASCADE")
     connection.execute(create_tables())
     connection.autocommit = False
     return connection
@@ -278,7 +279,7 @@ def run_seeds(run: Callable[[Connection, int, Path, Counter[str]], None]) -> Non
     """`run` with every seed that the command line asks for, URL FIRST COUNT, and the counts."""
     url, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     seen: Counter[str] = Counter()
-    connection = psycopg.connect(url, options="-c timezone=UTC")
+    connection = connected(url)
     for seed in range(first, first + count):
         with tempfile.TemporaryDirectory() as folder:
             try:
