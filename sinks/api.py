@@ -35,6 +35,10 @@ class Swapped(Fenced):
     """A rebuild put other data in the live one's place: open again and go on from there."""
 
 
+REBUILD = "rebuild "
+"""How the owner that a swap leaves in a sink's entry begins: it hands the sink on to whoever had
+it before, who is told by Swapped instead of Fenced, and may open it again."""
+
 Reject = Callable[[Sequence[DeadLetter]], None]
 """Makes dead letters durable, and counts them. Called before the position is stored."""
 
@@ -65,6 +69,23 @@ class SinkPosition:
     commit_us: int = 0
     chunk: int = 0
     appended_us: int = 0
+
+    def covers(self, other: SinkPosition | None) -> bool:
+        """Whether nothing is lost by going from `other` to this, which is a whole cut.
+
+        Topics that only `other` reads do not count. Offsets of a topic that was made anew cannot
+        be compared: then the later frontier is further.
+        """
+        if self.chunk or other is None:
+            return self.chunk == 0
+        shared = [topic for topic in other.offsets if topic in self.offsets]
+        if any(self.generations.get(t) != other.generations.get(t) for t in shared):
+            return self.appended_us >= other.appended_us
+        return all(
+            mine >= theirs
+            for topic in shared
+            for mine, theirs in zip(self.offsets[topic], other.offsets[topic], strict=True)
+        )
 
     def to_json(self) -> str:
         body = {

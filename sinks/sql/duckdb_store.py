@@ -16,7 +16,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import pyarrow as pa
 from cdc.errors import SinkError, StoreUnavailable
 from cdc.schema import NUMERIC_TEXT, Column
 from sinks.api import QueryResult
-from sinks.sql.session import Session
+from sinks.sql.session import Belongings, Session
 from sinks.sql.targets import Target
 
 LOCK_WAIT_S = 10.0
@@ -44,6 +44,7 @@ class DuckDbStore:
     row_lock = ""
     name_bytes_max = 1024
     folds_case = True
+    binds_to_tables = False
 
     def __init__(self, path: Path, lock_wait_s: float = LOCK_WAIT_S) -> None:
         self._path = path
@@ -57,6 +58,12 @@ class DuckDbStore:
 
     def quote(self, name: str) -> str:
         return _quote(name)
+
+    def same_rows(self, columns: Sequence[Column], left: str, right: str) -> str:
+        return " AND ".join(
+            f"{left}.{_quote(c.name)} IS NOT DISTINCT FROM {right}.{_quote(c.name)}"
+            for c in columns
+        )
 
     def literal(self, column: Column, text: str) -> str:
         if pa.types.is_binary(column.type):
@@ -164,6 +171,37 @@ class DuckDbSession:
         ).fetchall()
         return dict(rows)
 
+    def primary_key(self, schema_name: str, table: str) -> tuple[str, ...]:
+        rows = self._connection.execute(
+            "SELECT constraint_column_names FROM duckdb_constraints() WHERE table_name = ? AND "
+            "schema_name = ? AND database_name = current_database() "
+            "AND constraint_type = 'PRIMARY KEY'",
+            [table, schema_name or "main"],
+        ).fetchall()
+        return tuple(rows[0][0]) if rows else ()
+
+    def bound_to(self, target: Target) -> list[str]:
+        return []
+
+    def belongings(self, target: Target, columns: Collection[str]) -> Belongings:
+        """Views find their tables by name, so that only indexes are left."""
+        schema_name = target.schema_name or "main"
+        rows = self._connection.execute(
+            "SELECT index_name, expressions, sql FROM duckdb_indexes() WHERE table_name = ? AND "
+            "schema_name = ? AND database_name = current_database()",
+            [target.table, schema_name],
+        ).fetchall()
+        carried = {_quote(name) for name in columns} | set(columns)
+        take = [f"DROP INDEX {_quote(schema_name)}.{_quote(name)}" for name, _, _ in rows]
+        give = [sql for _, of, sql in rows if carried.issuperset(_index_columns(of))]
+        return Belongings(tuple(take), tuple(give))
+
+    def rename(self, target: Target, table: str) -> None:
+        self._connection.execute(f"ALTER TABLE {_place(target)} RENAME TO {_quote(table)}")
+
+    def analyze(self, target: Target) -> None:
+        """Its tables keep their statistics by themselves."""
+
     def write(self, target: Target, upserts: pa.RecordBatch, deletes: pa.RecordBatch) -> None:
         for keys in (deletes, upserts):
             if keys.num_rows:
@@ -241,6 +279,12 @@ def _as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if isinstance(kind, pa.ExtensionType):
         return kind.wrap_array(column.cast(kind.storage_type))
     return column if column.type == kind else column.cast(kind)
+
+
+def _index_columns(expressions: str) -> list[str]:
+    """What an index is over, as duckdb_indexes() lists it: `[name, '"two words"', (id + 1)]`."""
+    listed = expressions.removeprefix("[").removesuffix("]").split(", ")
+    return [one.removeprefix("'").removesuffix("'") for one in listed]
 
 
 def _place(target: Target) -> str:

@@ -6,8 +6,9 @@ the column is text, in the form that keys have (cdc.keys), and is read back from
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +19,7 @@ from sqlalchemy import types as sqltypes
 from cdc.errors import BadData, SinkError, StoreUnavailable, mask_url
 from cdc.schema import NUMERIC_TEXT, Column
 from sinks.api import QueryResult
-from sinks.sql.session import Session
+from sinks.sql.session import Belongings, Session
 from sinks.sql.targets import Target
 from sinks.sql.text_values import from_texts, texts
 
@@ -31,6 +32,7 @@ class GenericStore:
 
     rest_ratio = 0.0
     folds_case = True
+    binds_to_tables = True
 
     def __init__(self, url: sa.URL) -> None:
         self._where = mask_url(url.render_as_string(hide_password=True))
@@ -42,7 +44,8 @@ class GenericStore:
                 where=self._where,
                 hint="install the database's driver beside cdc-views",
             ) from error
-        self._exact = self._engine.dialect.name != "sqlite"
+        self.is_sqlite = self._engine.dialect.name == "sqlite"
+        self._exact = not self.is_sqlite
         self.row_lock = " FOR UPDATE" if self._exact else ""
         self.name_bytes_max = self._engine.dialect.max_identifier_length
 
@@ -54,6 +57,14 @@ class GenericStore:
 
     def quote(self, name: str) -> str:
         return self._engine.dialect.identifier_preparer.quote_identifier(name)
+
+    def same_rows(self, columns: Sequence[Column], left: str, right: str) -> str:
+        """Of other databases' equality nothing is known: 'a' may be 'A' to them."""
+        if not self.is_sqlite:
+            return "1 = 0"
+        return " AND ".join(
+            f"{left}.{self.quote(c.name)} IS {right}.{self.quote(c.name)}" for c in columns
+        )
 
     def literal(self, column: Column, text: str) -> str:
         if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
@@ -166,6 +177,52 @@ class GenericSession:
             found["name"]: str(found["type"].compile(self._connection.dialect))
             for found in inspector.get_columns(table, schema=schema_name or None)
         }
+
+    def primary_key(self, schema_name: str, table: str) -> tuple[str, ...]:
+        inspector = sa.inspect(self._connection)
+        if not inspector.has_table(table, schema=schema_name or None):
+            return ()
+        found = inspector.get_pk_constraint(table, schema=schema_name or None)
+        return tuple(found["constrained_columns"])
+
+    def bound_to(self, target: Target) -> list[str]:
+        """SQLite's views find their tables by name, its triggers do not."""
+        self._require_sqlite(target)
+        rows = self.execute(
+            "SELECT 'trigger ' || name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?",
+            target.table,
+        )
+        return [name for (name,) in rows]
+
+    def belongings(self, target: Target, columns: Collection[str]) -> Belongings:
+        self._require_sqlite(target)
+        rows = self.execute(
+            "SELECT i.name, i.sql, (SELECT json_group_array(c.name) FROM pragma_index_info(i.name) "
+            "c) FROM sqlite_master i WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL",
+            target.table,
+        )
+        carried = [row for row in rows if set(json.loads(row[2])) <= set(columns)]
+        take = tuple(f"DROP INDEX {self._store.quote(name)}" for name, *_ in carried)
+        return Belongings(take, tuple(sql for _, sql, _ in carried))
+
+    def _require_sqlite(self, target: Target) -> None:
+        if not self._store.is_sqlite:
+            raise SinkError(
+                "the table's definition changes, which this database cannot do in a transaction",
+                where=f"table {target.table}",
+                hint="DROP the table, then `cdc run`: it is loaded anew from the log",
+            )
+
+    def rename(self, target: Target, table: str) -> None:
+        # Otherwise SQLite makes the views over the table follow it to its new name.
+        if self._store.is_sqlite:
+            self.execute("PRAGMA legacy_alter_table = ON")
+        self.execute(f"ALTER TABLE {self._place(target)} RENAME TO {self._store.quote(table)}")
+        if self._store.is_sqlite:
+            self.execute("PRAGMA legacy_alter_table = OFF")
+
+    def analyze(self, target: Target) -> None:
+        """The join is by the primary key, which needs no statistics."""
 
     def write(self, target: Target, upserts: pa.RecordBatch, deletes: pa.RecordBatch) -> None:
         for rows in (deletes, upserts):

@@ -8,7 +8,7 @@ that it made or found empty. `cdc remove` leaves that list, so that the same sin
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from cdc.errors import SinkError
 from sinks.sql.session import Session
@@ -45,12 +45,7 @@ def require_own(session: Session, sink: str, owned: Owned, target: Target, place
         )
 
 
-def record_own(
-    session: Session, sink: str, bookkeeping: str, owned: Owned, targets: Sequence[Target]
-) -> None:
-    """Note that `targets` are the sink's."""
-    tables = owned.get(sink, frozenset()) | {target.table for target in targets}
-    if tables != owned.get(sink):
-        session.update(
-            f"UPDATE {bookkeeping} SET tables = ? WHERE sink = ?", json.dumps(sorted(tables)), sink
-        )
+def set_own(session: Session, sink: str, bookkeeping: str, tables: Collection[str]) -> None:
+    """Note that just these tables are the sink's."""
+    listed = json.dumps(sorted(tables))
+    session.update(f"UPDATE {bookkeeping} SET tables = ? WHERE sink = ?", listed, sink)

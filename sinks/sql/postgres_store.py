@@ -5,7 +5,7 @@ A first load goes by COPY straight into the table when every column has a binary
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,10 +17,11 @@ from sqlalchemy import URL
 from cdc.errors import SinkError, StoreUnavailable, mask_url
 from cdc.schema import Column
 from sinks.api import QueryResult
+from sinks.sql.pg_catalog import belongings, bound_to, primary_key
 from sinks.sql.pg_copy_encode import as_text, encode
 from sinks.sql.pg_read import read_rows
 from sinks.sql.pg_types import pg_type
-from sinks.sql.session import Session
+from sinks.sql.session import Belongings, Session
 from sinks.sql.targets import Target
 
 _OPTIONS = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=1"
@@ -36,6 +37,7 @@ class PostgresStore:
     row_lock = " FOR UPDATE"
     name_bytes_max = 63
     folds_case = False
+    binds_to_tables = True
 
     def __init__(self, url: URL) -> None:
         self._url = url
@@ -50,6 +52,11 @@ class PostgresStore:
 
     def quote(self, name: str) -> str:
         return _quote(name)
+
+    def same_rows(self, columns: Sequence[Column], left: str, right: str) -> str:
+        """By the rows' bytes: json, point and xml have no equality."""
+        rows = [", ".join(f"{side}.{_quote(c.name)}" for c in columns) for side in (left, right)]
+        return f"ROW({rows[0]}) *= ROW({rows[1]})"
 
     def literal(self, column: Column, text: str) -> str:
         quoted: str = sql.Literal(text).as_string(None)
@@ -157,6 +164,24 @@ class PostgresSession:
             ).fetchall()
         )
 
+    def primary_key(self, schema_name: str, table: str) -> tuple[str, ...]:
+        place = f"{_quote(schema_name)}.{_quote(table)}" if schema_name else _quote(table)
+        return primary_key(self._connection, place)
+
+    def bound_to(self, target: Target) -> list[str]:
+        return bound_to(self._connection, _place(target))
+
+    def belongings(self, target: Target, columns: Collection[str]) -> Belongings:
+        return belongings(self._connection, _place(target), columns)
+
+    def rename(self, target: Target, table: str) -> None:
+        """Waits only so long: whoever reads meanwhile would wait behind it."""
+        self._run(f"SET LOCAL lock_timeout = '{_RENAME_WAIT_S}s'")
+        self._run(f"ALTER TABLE {_place(target)} RENAME TO {_quote(table)}")
+
+    def analyze(self, target: Target) -> None:
+        self._run(f"ANALYZE {_place(target)}")
+
     def write(self, target: Target, upserts: pa.RecordBatch, deletes: pa.RecordBatch) -> None:
         if deletes.num_rows:
             self._delete(target, deletes)
@@ -213,6 +238,7 @@ class PostgresSession:
 
 
 _ANALYZE_ROWS = 5_000
+_RENAME_WAIT_S = 5
 _PIECE_BYTES = 2**20
 
 

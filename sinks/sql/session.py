@@ -6,8 +6,9 @@ database: how it connects, spells types, and loads Arrow batches in bulk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -15,6 +16,15 @@ import pyarrow as pa
 from cdc.schema import Column
 from sinks.api import QueryResult
 from sinks.sql.targets import Target
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What a table of another name gets from one that gives its name away, as statements: `take`
+    is run before the change of names, `give` after it."""
+
+    take: tuple[str, ...] = ()
+    give: tuple[str, ...] = ()
 
 
 class Session(Protocol):
@@ -30,6 +40,25 @@ class Session(Protocol):
 
     def columns(self, schema_name: str, table: str) -> dict[str, str]:
         """Column name → type as `Store.type_name` spells it; empty when there is no such table."""
+        ...
+
+    def primary_key(self, schema_name: str, table: str) -> tuple[str, ...]:
+        """Its columns in key order; empty when there is none, or no such table."""
+        ...
+
+    def bound_to(self, target: Target) -> list[str]:
+        """What stays with the table object when another takes its name, and cannot be carried over
+        (views, triggers, …), each named for people."""
+        ...
+
+    def belongings(self, target: Target, columns: Collection[str]) -> Belongings:
+        """What can be carried over to a table with `columns`: plain indexes, grants."""
+        ...
+
+    def rename(self, target: Target, table: str) -> None: ...
+
+    def analyze(self, target: Target) -> None:
+        """Statistics of a table that was filled just now, where the planner needs them."""
         ...
 
     def write(self, target: Target, upserts: pa.RecordBatch, deletes: pa.RecordBatch) -> None:
@@ -53,6 +82,8 @@ class Store(Protocol):
     """Longer names of tables and columns are cut or refused by the store."""
     folds_case: bool
     """Whether names that differ in case only are the same, even quoted."""
+    binds_to_tables: bool
+    """Whether views and rights belong to the table object, not to its name."""
 
     def type_name(self, column: Column) -> str: ...
 
@@ -61,6 +92,10 @@ class Store(Protocol):
         ...
 
     def quote(self, name: str) -> str: ...
+
+    def same_rows(self, columns: Sequence[Column], left: str, right: str) -> str:
+        """SQL that says whether two rows, by their tables' aliases, surely hold the same values."""
+        ...
 
     def session(self) -> AbstractContextManager[Session]:
         """A transaction that may write."""

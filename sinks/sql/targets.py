@@ -21,6 +21,8 @@ from sinks.api import SinkInput
 KEY_COLUMN = Column("_key", pa.string(), "text", nullable=False)
 BOOKKEEPING = "_cdc_sink"
 SHADOW = "__cdc_new"
+REBUILT = "__cdc_rebuild"
+OLD = "__cdc_old"
 _NAME_BYTES_MIN = 63
 """The shortest limit on names among stores (Postgres): it cuts longer ones without a word."""
 
@@ -125,16 +127,32 @@ def table_name(input_name: str, template: str) -> str:
 
 def shadow_of(target: Target) -> Target:
     """The table beside the target's in which a reload gathers its rows."""
-    name = target.table + SHADOW
-    if len(name.encode()) > _NAME_BYTES_MIN:
-        mark = f"_{sha256(target.table.encode()).hexdigest()[:8]}{SHADOW}"
-        kept = target.table.encode()[: _NAME_BYTES_MIN - len(mark)]
-        name = kept.decode(errors="ignore") + mark
-    return replace(target, table=name)
+    return beside(target, SHADOW)
+
+
+def beside(target: Target, suffix: str) -> Target:
+    """The same table under its name with SHADOW, REBUILT or OLD, cut where that is too long."""
+    return replace(target, table=name_beside(target.table, suffix))
+
+
+def name_beside(table: str, suffix: str) -> str:
+    name = table + suffix
+    if len(name.encode()) <= _NAME_BYTES_MIN:
+        return name
+    mark = f"_{sha256(table.encode()).hexdigest()[:8]}{suffix}"
+    kept = table.encode()[: _NAME_BYTES_MIN - len(mark)]
+    return kept.decode(errors="ignore") + mark
 
 
 def require_names(target: Target, bytes_max: int, folds_case: bool) -> None:
     """Raise SinkError for names that the store would cut short or take for one another."""
+    for suffix in (SHADOW, REBUILT, OLD):
+        if target.table.endswith(suffix):
+            raise SinkError(
+                f"tables with names in {suffix} are the sinks' own",
+                where=target.input.name,
+                hint="give the sink a `table:`",
+            )
     names = [column.name for column in target.columns]
     for name in (target.table, *names):
         if len(name.encode()) > bytes_max:
@@ -155,11 +173,15 @@ def require_names(target: Target, bytes_max: int, folds_case: bool) -> None:
 
 
 def missing_columns(
-    target: Target, found: Mapping[str, str], type_name: TypeName
+    target: Target,
+    found: Mapping[str, str],
+    primary_key: Sequence[str],
+    type_name: TypeName,
+    sink: str,
 ) -> tuple[Column, ...]:
     """The columns that the store's table (`found`: name → type) lacks; they are to be added.
 
-    Raises SinkError for every other difference: it can't be followed without losing something.
+    Raises SinkError for every other difference: following it needs a rebuild.
     """
     problems = [
         f"column '{column.name}' is {found[column.name]} there and {type_name(column)} here"
@@ -168,17 +190,15 @@ def missing_columns(
     ]
     known = {column.name for column in target.columns}
     problems += [f"column '{name}' is not in the input" for name in found if name not in known]
-    problems += [
-        f"key column '{name}' is not in the table"
-        for name in target.primary_key
-        if name not in found
-    ]
+    if tuple(primary_key) != target.primary_key:
+        there, here = ", ".join(primary_key) or "none", ", ".join(target.primary_key)
+        problems.append(f"the primary key is ({there}) there and ({here}) here")
     if problems:
         raise SinkError(
             f"the table does not fit its input: {'; '.join(problems)}",
             where=f"table {target.table}",
-            hint=f"change it by hand, or DROP TABLE {target.table}, `cdc remove` the sink and run "
-            "again: it is loaded anew from the log",
+            hint=f"`cdc rebuild {sink}` makes it anew from the log, and keeps this one as "
+            f"{name_beside(target.table, OLD)}",
         )
     return tuple(column for column in target.columns if column.name not in found)
 

@@ -163,7 +163,7 @@ def test_a_table_that_does_not_fit_is_an_error_with_its_remedy(config: Config, s
     found = PART.check(config, "warehouse", {"shop.items": narrower})
     assert [f.severity for f in found] == ["error"]
     assert "column 'amount' is not in the input" in found[0].what
-    assert "DROP TABLE items" in found[0].remedy
+    assert "cdc rebuild warehouse" in found[0].remedy
 
 
 def test_rows_that_the_sink_did_not_write_are_left_alone(config: Config, shop: Shop) -> None:
