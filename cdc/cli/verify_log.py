@@ -93,7 +93,7 @@ def _read(config: Config, sink: str, view: LoggedView, reader: Reader) -> _Cut:
         store = read_store(config, sink, view.name, view.schema)
         if store.before.chunk:
             continue
-        vector = Vector.of({name: store.before.vector[name] for name in view.sources})
+        vector = _vector_of(store.before.vector, view, sink)
         ends: dict[str, Ends] = {}
         reached: dict[str, Frontier] = {}
         for source in view.sources:
@@ -112,6 +112,18 @@ def _read(config: Config, sink: str, view: LoggedView, reader: Reader) -> _Cut:
         where=f"sink {sink}, view {view.name}",
         hint="let `cdc run` bring the sink to a newer position, and verify again",
     )
+
+
+def _vector_of(reached: Vector, view: LoggedView, sink: str) -> Vector:
+    """The part of the sink's vector that the view reflects."""
+    for source in view.sources:
+        if source not in reached:
+            raise CheckFailed(
+                f"the sink reflects nothing of {source} yet",
+                where=f"sink {sink}, view {view.name}",
+                hint="let `cdc run` bring the sink to a newer position, and verify again",
+            )
+    return Vector.of({source: reached[source] for source in view.sources})
 
 
 def frontier_at(reader: Reader, source: str, vector: Vector, topics: Sequence[str]) -> Frontier:
