@@ -1,12 +1,14 @@
 """The sink killed, cut off and locked out: afterwards the store equals the log, at its position.
 
 The log and the stores are real; the sink runs in a process of its own and is killed by SIGKILL at
-named points (cdc.faults).
+named points (cdc.faults). A SQL store has two inputs, which agree with each other at any moment;
+the others have one.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,36 +30,43 @@ from cdc.errors import SinkError, StoreUnavailable
 from cdc.positions import Vector
 from sinks.part import PART, status_file
 from tests.fix_services import PostgresServer
-from tests.sink_feed import ITEMS, SUMS, Shop, config_of, until
+from tests.fix_sinks import store_case
+from tests.services.elasticsearch import ElasticsearchServer
+from tests.sink_feed import ITEMS, SUMS, Shop, StoreCase, config_for, config_of, until
 
 pytestmark = pytest.mark.crash
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 120.0
 INPUTS = ["shop.items", "shop.sums"]
+SECRET = "postgres:postgres"
 POINTS = ["sink.before_write", "sink.after_write", "sink.after_commit"]
-STORES = ["duckdb", "sqlite", pytest.param("postgres", marks=pytest.mark.service)]
+STORES = ["duckdb", "sqlite", "postgres", "elasticsearch"]
 
+# argv: a pickled Config, with the name of one sink
 SINK_PROCESS = """
-import signal, sys
+import pickle, signal, sys
 from pathlib import Path
 from cdc.log.open import open_log
 from sinks.part import PART
-from tests.sink_feed import config_of
 
 stopping = []
 signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
 print("listening", flush=True)
-config = config_of(Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(","))
-PART.deliver(config, "warehouse", open_log(config.log), lambda: bool(stopping))
+config = pickle.loads(Path(sys.argv[1]).read_bytes())
+PART.deliver(config, *config.sinks, open_log(config.log), lambda: bool(stopping))
 """
+
+
+def config_over(folder: Path, case: StoreCase) -> Config:
+    if case.type == "sql":
+        return config_of(folder, case.url, INPUTS)
+    return config_for(folder, case, ITEMS)
 
 
 @pytest.fixture(params=STORES)
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
-    if request.param == "postgres":
-        return config_of(tmp_path, request.getfixturevalue("pg_database"), INPUTS)
-    return config_of(tmp_path, f"{request.param}:///store.{request.param}", INPUTS)
+    return config_over(tmp_path, store_case(request.param, request))
 
 
 @pytest.fixture
@@ -66,9 +76,11 @@ def shop(config: Config) -> Iterator[Shop]:
 
 
 def start_sink(config: Config, fault: str = "") -> subprocess.Popen[bytes]:
-    url = config.sinks["warehouse"].url
+    (sink,) = config.sinks
+    file = config.file.parent / f"{sink}.pickle"
+    file.write_bytes(pickle.dumps(config))
     process = subprocess.Popen(
-        [sys.executable, "-c", SINK_PROCESS, str(config.file.parent), url, ",".join(INPUTS)],
+        [sys.executable, "-c", SINK_PROCESS, str(file)],
         cwd=ROOT,
         env={**os.environ, "CDC_FAULT": fault},
         stdout=subprocess.PIPE,
@@ -124,9 +136,14 @@ def assert_whole(config: Config, shop: Shop) -> None:
     batches = PART.rows(config, "warehouse", "shop.items", ITEMS)
     found = {row["id"]: row for batch in batches for row in batch.to_pylist()}
     assert found == shop.live
-    ask = "SELECT (SELECT sum(amount) FROM items), (SELECT total FROM sums)"
-    ((items, total),) = PART.query(config, "warehouse", ask).rows
-    assert items == total
+    assert_no_half_cut(config)
+
+
+def assert_no_half_cut(config: Config) -> None:
+    if config.sinks["warehouse"].type == "sql":
+        ask = "SELECT (SELECT sum(amount) FROM items), (SELECT total FROM sums)"
+        ((items, total),) = PART.query(config, "warehouse", ask).rows
+        assert items == total
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -160,35 +177,47 @@ def test_killed_at_random_under_load(config: Config, shop: Shop) -> None:
                 break
         victim.kill()
         assert victim.wait(DEADLINE_S) == -signal.SIGKILL
-        ask = "SELECT (SELECT sum(amount) FROM items), (SELECT total FROM sums)"
-        ((items, total),) = PART.query(config, "warehouse", ask).rows
-        assert items == total
+        assert_no_half_cut(config)
     run_until(config, shop, position)
     assert_whole(config, shop)
 
 
-def test_a_postgres_that_restarts_is_waited_for(
-    own_postgres: PostgresServer, tmp_path: Path
+def see_restart_waited_for(
+    config: Config, stop: Callable[[], None], start: Callable[[], None]
 ) -> None:
-    url = own_postgres.url(own_postgres.new_database())
-    config = config_of(tmp_path, url, INPUTS)
+    """The store goes away with a cut to apply, and comes back."""
     with closing(Shop(config, ITEMS, SUMS)) as shop:
         run_until(config, shop, transaction(shop, 0))
         process = start_sink(config)
         try:
             position = transaction(shop, 1)
             wait(lambda: at(config, position))
-            own_postgres.stop()
+            stop()
             position = transaction(shop, 2)
             wait(lambda: PART.status(config, "warehouse")["state"] == "retrying")
-            assert "postgres:postgres" not in PART.status(config, "warehouse")["error"]
-            own_postgres.start()
+            assert SECRET not in PART.status(config, "warehouse")["error"]
+            start()
             wait(lambda: at(config, position))
             wait(lambda: PART.status(config, "warehouse")["state"] == "running")
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(DEADLINE_S) == 0
         assert_whole(config, shop)
+
+
+def test_a_postgres_that_restarts_is_waited_for(
+    own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = own_postgres.url(own_postgres.new_database())
+    see_restart_waited_for(config_of(tmp_path, url, INPUTS), own_postgres.stop, own_postgres.start)
+
+
+def test_an_elasticsearch_that_restarts_is_waited_for(
+    own_elasticsearch: ElasticsearchServer, tmp_path: Path
+) -> None:
+    server = own_elasticsearch
+    config = config_over(tmp_path, StoreCase("elasticsearch", server.url))
+    see_restart_waited_for(config, server.stop, server.start)
 
 
 READER_PROCESS = """
@@ -232,19 +261,7 @@ def test_two_sinks_write_one_duckdb_file(tmp_path: Path) -> None:
     config = config_of(tmp_path, "duckdb:///store.duckdb", INPUTS)
     with closing(Shop(config, ITEMS, SUMS)) as shop:
         position = transaction(shop, 0)
-        process = start_sink(config)
-        code = _SECOND + SINK_PROCESS.replace('PART.deliver(config, "warehouse"', _DELIVER_SECOND)
-        second = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                code,
-                str(tmp_path),
-                config.sinks["warehouse"].url,
-                ",".join(INPUTS),
-            ],
-            cwd=ROOT,
-        )
+        process, second = start_sink(config), start_sink(copying(config))
         try:
             for number in range(1, 30):
                 position = transaction(shop, number)
@@ -257,18 +274,10 @@ def test_two_sinks_write_one_duckdb_file(tmp_path: Path) -> None:
         assert_whole(config, shop)
 
 
-_SECOND = """
-from dataclasses import replace
-
-
-def second(config):
-    sink = replace(
-        config.sinks["warehouse"], name="second", options={"table": "{name}_copy"}
-    )
+def copying(config: Config) -> Config:
+    """The same store, written by another sink into tables of its own."""
+    sink = replace(config.sinks["warehouse"], name="second", options={"table": "{name}_copy"})
     return replace(config, sinks={"second": sink})
-
-"""
-_DELIVER_SECOND = 'PART.deliver(second(config), "second"'
 
 
 def _copies(config: Config) -> int:
