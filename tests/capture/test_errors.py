@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import psycopg
 import pyarrow as pa
@@ -75,11 +76,12 @@ def test_connections_that_are_refused(postgres: PostgresServer, pg_database: str
         admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'right'".encode())
         try:
             wrong = url.replace("right", "wrong")
-            for ways in (connect, connect_replication):
-                assert type(raised(lambda w=ways: w(url + "_none"))) is SourceError
-                assert type(raised(lambda w=ways: w(wrong))) is SourceError
-                gone = f"postgresql://{role}:right@127.0.0.1:1/x"
-                assert type(raised(lambda w=ways, u=gone: w(u))) is SourceUnavailable
+            gone = f"postgresql://{role}:right@127.0.0.1:1/x"
+            both: tuple[Callable[[str], object], ...] = (connect, connect_replication)
+            for ways in both:
+                assert type(raised(partial(ways, f"{url}_none"))) is SourceError
+                assert type(raised(partial(ways, wrong))) is SourceError
+                assert type(raised(partial(ways, gone))) is SourceUnavailable
             assert type(raised(lambda: connect_replication(url))) is SourceError  # its rights
             admin.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0".encode())
             assert "too many" in raised(lambda: connect(url)).what
