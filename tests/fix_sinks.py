@@ -15,6 +15,7 @@ STORES = [
     "duckdb",
     pytest.param("sqlite", marks=pytest.mark.slow),
     pytest.param("postgres", marks=pytest.mark.service),
+    "elasticsearch",
 ]
 
 

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -189,6 +190,9 @@ _TIMES: list[int | None] = [0, -62_200_000_000_000_001, TIMESTAMP_INFINITY, -TIM
 _TIMES += [1_700_000_000_123_456, 253_402_300_800_000_000, None]
 
 
+TWICE = '{"a":1,  "a":2}'
+
+
 _VALUES: dict[str, list[Any]] = {
     "small": [0, -32768, 32767, 1, 2, 3, None],
     "medium": [0, -(2**31), 2**31 - 1, 1, 2, 3, None],
@@ -202,7 +206,7 @@ _VALUES: dict[str, list[Any]] = {
     "label": ["", "a", "é", "x y", "'", "\\", None],
     "mood": ["ok", "sad", "", "so so", "x", "y", None],
     "doc": ["{}", "null", "[1, 2]", '{"a": "\\"b"}', "1.50", '"ü"', None],
-    "raw_doc": ["{}", '{"a":1,  "a":2}', "[]", "0", "true", '"x"', None],
+    "raw_doc": ["{}", TWICE, "[]", "0", "true", '"x"', None],
     "uid": ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"]
     + ["00000000-0000-0000-0000-000000000000"] * 5
     + [None],
@@ -250,8 +254,17 @@ def _typed(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
+def _without_twice(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Elasticsearch takes no object with a member twice: such a row is a dead letter there."""
+    at = rows.schema.get_field_index("raw_doc")
+    once = pc.if_else(pc.equal(rows.column(at), TWICE), '{"a":1,  "b":2}', rows.column(at))
+    return rows.set_column(at, rows.schema.field(at), once)
+
+
 def test_every_type_arrives_exactly(store: StoreCase, tmp_path: Path) -> None:
     rows = typed_rows()
+    if store.kind == "elasticsearch":
+        rows = _without_twice(rows)
     config = config_for(tmp_path, store, TYPED)
     with closing(Shop(config, TYPED)) as shop:
         run_until(config, shop, shop.load("public.typed", rows))

@@ -1,0 +1,88 @@
+"""Real Elasticsearch servers for tests.
+
+    elasticsearch_url       function: URL of a shared server, emptied after the test
+    own_elasticsearch       function: a private server that the test may stop and start again
+    elasticsearch_version   parametrised over the versions that a JDK here runs (slow): the URL of
+                            a server of each
+
+The shared one comes from docker-compose.yml where a container engine answers, else it is a native
+process. All tests of one run share one worker and one server (tests/conftest.py).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.services import compose
+from tests.services.elasticsearch import (
+    ElasticsearchServer,
+    runnable_versions,
+    start_elasticsearch,
+)
+
+
+def ask(url: str, path: str, body: object = None, method: str = "GET") -> dict[str, object]:
+    """The server's JSON answer, without the client under test."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        f"{url}{path}", data, {"Content-Type": "application/json"}, method=method
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found: dict[str, object] = json.loads(answer.read() or b"{}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def elasticsearch_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of the shared server. Ask for `elasticsearch_url`."""
+    if compose.engine_answers():
+        services = request.getfixturevalue("docker_services")
+        yield f"http://127.0.0.1:{compose.port(services, 'elasticsearch')}"
+        return
+    with _private() as server:
+        yield server.url
+
+
+@pytest.fixture
+def elasticsearch_url(elasticsearch_server: str) -> Iterator[str]:
+    yield elasticsearch_server
+    _empty(elasticsearch_server)
+
+
+@pytest.fixture
+def own_elasticsearch() -> Iterator[ElasticsearchServer]:
+    with _private() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=runnable_versions())
+def elasticsearch_version(request: pytest.FixtureRequest) -> Iterator[str]:
+    with _private(request.param) as server:
+        yield server.url
+
+
+def _empty(url: str) -> None:
+    names = [n for n in ask(url, "/_alias?expand_wildcards=all") if not n.startswith(".")]
+    for name in names:
+        ask(url, f"/{name}", method="DELETE")
+
+
+@contextmanager
+def _private(version: str | None = None, *settings: str) -> Iterator[ElasticsearchServer]:
+    folder = Path(tempfile.mkdtemp(prefix="cdc-elasticsearch-"))
+    try:
+        server = start_elasticsearch(folder, version, *settings)
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder)
