@@ -31,12 +31,13 @@ logger = logging.getLogger(__name__)
 IDLE_S = 0.25
 RETRY_S_MAX = 30.0
 REST_S_MAX = 0.1
+HOLD_S = 0.005
 
 Stop = Callable[[], bool]
 
 
-class _ReloadAgain(Exception):
-    """A reload's tables no longer fit the input's schema."""
+class _OpenAgain(Exception):
+    """A schema changed, and the store does not go on from where it stood."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,20 @@ class Feed:
 
 
 def deliver(
-    sink: Sink, feed: Feed, log: Log, stop: Stop, progress: Progress, limits: Limits | None = None
+    sink: Sink,
+    feed: Feed,
+    log: Log,
+    stop: Stop,
+    progress: Progress,
+    limits: Limits | None = None,
+    hold: Stop = lambda: False,
 ) -> None:
-    """Deliver until `stop()`. Raises Fenced, SinkError, LogError."""
+    """Deliver until `stop()`; leave the store alone while `hold()`, which is asked between two
+    cuts. Raises Fenced, SinkError, LogError."""
     attempts = 0
     while not stop():
         try:
-            Delivery(sink, feed, log, progress, limits or Limits()).run(stop)
+            Delivery(sink, feed, log, progress, limits or Limits(), hold).run(stop)
         except StoreUnavailable as error:
             attempts = 0 if progress.applied_since_failure() else attempts + 1
             delay_s = retry_delay_s(attempts)
@@ -72,8 +80,8 @@ def deliver(
             logger.warning("%s: %s; loading it anew", feed.name, error)
         except Swapped:
             logger.info("%s: a rebuild has taken its place; going on there", feed.name)
-        except _ReloadAgain:
-            logger.info("%s: a schema changed during a reload; beginning it again", feed.name)
+        except _OpenAgain:
+            logger.info("%s: a schema changed during a load; beginning it again", feed.name)
 
 
 def retry_delay_s(attempts: int) -> float:
@@ -91,13 +99,20 @@ class Delivery:
     """One attempt: from opening the sink to `stop` or an error."""
 
     def __init__(
-        self, sink: Sink, feed: Feed, log: Log, progress: Progress, limits: Limits
+        self,
+        sink: Sink,
+        feed: Feed,
+        log: Log,
+        progress: Progress,
+        limits: Limits,
+        hold: Stop,
     ) -> None:
         self._sink, self._feed, self._log = sink, feed, log
-        self._progress, self._limits = progress, limits
+        self._progress, self._limits, self._hold = progress, limits, hold
         self._reader = log.reader()
         self._inputs: tuple[SinkInput, ...] = ()
         self._position = SinkPosition(Vector(), {}, {})
+        self._stored: SinkPosition | None = None
         self._first_load = self._replace = False
 
     def run(self, stop: Stop) -> None:
@@ -121,8 +136,8 @@ class Delivery:
 
     def _open_and_follow(self, stop: Stop) -> None:
         self._inputs = self._inputs_now()
-        stored = self._sink.open(self._inputs)
-        self._begin(stored)
+        self._stored = self._sink.open(self._inputs)
+        self._begin(self._stored)
         self._hold_floor()
         cuts = CutReader(
             self._reader,
@@ -133,11 +148,14 @@ class Delivery:
         )
         chunk = Chunk({t: list(o) for t, o in self._position.offsets.items()})
         while not stop():
+            if self._hold():
+                time.sleep(HOLD_S)
+                continue
             cut = cuts.next_cut(IDLE_S)
             if cut is None:
                 self._progress.idle(cuts.waiting_for)
                 continue
-            took_s = self._step(chunk, cut, cuts)
+            took_s = self._step(chunk, cut, cuts, stop)
             time.sleep(min(took_s * self._sink.rest_ratio, REST_S_MAX))
 
     def _begin(self, stored: SinkPosition | None) -> None:
@@ -161,11 +179,14 @@ class Delivery:
             self._reader.horizon(topic).tombstones_us > stored.appended_us for topic in topics
         )
 
-    def _step(self, chunk: Chunk, cut: Cut, cuts: CutReader) -> float:
-        """Apply one cut; how long its last write took, in seconds (0.0: nothing was written)."""
+    def _step(self, chunk: Chunk, cut: Cut, cuts: CutReader, stop: Stop) -> float:
+        """Apply one cut; how long its last write took, in seconds (0.0: nothing was written).
+        Told to stop, it leaves a large one between two chunks."""
         for full in filled(chunk, cut, self._limits):
             self._apply(full, self._partial(full), cut)
             full.begin_anew()
+            if stop():
+                return 0.0
         if not cuts.exact(cut):
             return 0.0
         position = SinkPosition(
@@ -194,6 +215,8 @@ class Delivery:
         took_s = time.monotonic() - started
         self._position, self._first_load = position, False
         self._replace = self._replace and position.chunk != 0
+        if not self._replace:
+            self._stored = position
         rows = sum(c.upserts.num_rows + c.deletes.num_rows for c in changes)
         self._progress.applied(position, rows, took_s, cut.span)
         return took_s
@@ -206,10 +229,10 @@ class Delivery:
         """Widen the store's tables when an input has a newer schema version."""
         now = self._inputs_now()
         if now != self._inputs:
-            if self._replace and self._position.chunk:
-                raise _ReloadAgain
             self._inputs = now
-            self._sink.open(now)
+            reloading = self._replace and self._position.chunk
+            if self._sink.open(now) != self._stored or reloading:
+                raise _OpenAgain
 
     def _inputs_now(self) -> tuple[SinkInput, ...]:
         return inputs_of(self._feed, self._reader)

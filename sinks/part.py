@@ -11,13 +11,16 @@ import pyarrow as pa
 
 from cdc.cli.parts import SinksPart, Stop
 from cdc.config import Config
-from cdc.errors import CdcError, ConfigError
+from cdc.errors import CdcError, CheckFailed, ConfigError
 from cdc.log.api import Log
 from cdc.schema import TableSchema
 from cdc.source import Finding
 from sinks.api import QueryResult, SinkInput, SinkPosition
 from sinks.delivery import Feed, deliver
+from sinks.locks import hold_lock, is_locked, rebuild_lock
 from sinks.progress import Progress, read_status
+from sinks.rebuild import Rebuilt, Tell, rebuild
+from sinks.rebuild import status_file as rebuild_status_file
 from sinks.stores import sink_of
 
 
@@ -38,9 +41,14 @@ class Sinks:
 
     def deliver(self, config: Config, sink: str, log: Log, stop: Stop) -> None:
         progress = Progress(sink, log, status_file(config, sink))
+        hold = hold_lock(config, sink)
+
+        def held() -> bool:
+            return is_locked(hold)
+
         try:
             with closing(sink_of(config, sink)) as opened:
-                deliver(opened, feed_of(config, sink), log, stop, progress)
+                deliver(opened, feed_of(config, sink), log, stop, progress, hold=held)
         except CdcError as error:
             progress.stopped(error)
             raise
@@ -62,16 +70,27 @@ class Sinks:
         with closing(sink_of(config, sink)) as opened:
             return opened.query(text)
 
+    def rebuild(self, config: Config, sink: str, log: Log, stop: Stop, tell: Tell) -> Rebuilt:
+        return rebuild(config, feed_of(config, sink), log, stop, tell)
+
     def remove(self, config: Config, sink: str) -> list[str]:
+        """Raises CheckFailed while a rebuild of it runs."""
+        if is_locked(rebuild_lock(config, sink)):
+            raise CheckFailed("a rebuild of it is running", where=f"sink {sink}")
         with closing(sink_of(config, sink)) as opened:
             removed = opened.remove()
-        status_file(config, sink).unlink(missing_ok=True)
+        for file in (status_file(config, sink), rebuild_status_file(config, sink)):
+            file.unlink(missing_ok=True)
         return removed
 
     def status(self, config: Config, sink: str) -> dict[str, Any]:
         """What the sink's process last told: state (starting, waiting, running, retrying, applying
-        a large cut, stopped, failed), error, position, rows, cuts, retries, last_*."""
-        return read_status(status_file(config, sink))
+        a large cut, stopped, failed), error, position, rows, cuts, retries, last_*; and under
+        `rebuild`, while one runs, its phase (loading, comparing, swapping), done, of, rows."""
+        told = read_status(status_file(config, sink))
+        if is_locked(rebuild_lock(config, sink)):
+            told["rebuild"] = read_status(rebuild_status_file(config, sink))
+        return told
 
 
 def feed_of(config: Config, sink: str) -> Feed:

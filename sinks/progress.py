@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,26 @@ class Progress:
             "started_at": time.time(),
         }
         self._position: SinkPosition | None = None
+        self.waiting_for: tuple[str, ...] = ()
+        """Topics that have no complete data yet, when somebody last looked."""
+        self.is_idle = False
+        """Nothing was left to apply, when somebody last looked."""
         self._dirty = self._applied = False
         self._recorded_at = self._floor_at = 0.0
 
+    @property
+    def position(self) -> SinkPosition | None:
+        """Where the sink stands, as far as this process knows."""
+        return self._position
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the file says, or soon will."""
+        return self._facts
+
     def applied(self, position: SinkPosition, rows: int, took_s: float, span: int) -> None:
         """A cut or a chunk is in the store; `span` is how many offsets the cut covers."""
-        self._position, self._applied = position, True
+        self._position, self._applied, self.is_idle = position, True, False
         self._facts["rows"] += rows
         self._facts["cuts"] += position.chunk == 0
         chunk = position.chunk
@@ -66,7 +80,7 @@ class Progress:
 
     def resumed(self, position: SinkPosition) -> None:
         """The store stands at `position` from an earlier run."""
-        self._position = position
+        self._position, self.is_idle = position, False
         self._facts |= {
             "state": "running",
             "error": "",
@@ -86,6 +100,7 @@ class Progress:
         self._become({"dead_letters": self._facts["dead_letters"] + count})
 
     def idle(self, waiting_for: Sequence[str]) -> None:
+        self.is_idle, self.waiting_for = not waiting_for, tuple(waiting_for)
         if waiting_for:
             self.waiting(waiting_for)
         elif not str(self._facts["state"]).startswith("applying"):
@@ -95,12 +110,20 @@ class Progress:
 
     def waiting(self, topics: Sequence[str]) -> None:
         """Inputs that have no cut yet."""
+        self.waiting_for = tuple(topics)
         self._become({"state": "waiting", "error": f"no complete data yet: {', '.join(topics)}"})
 
     def retrying(self, error: CdcError, delay_s: float) -> None:
         self._facts["retries"] += 1
         cause = mask_url(str(error))
         self._become({"state": "retrying", "error": cause, "retry_in_s": round(delay_s, 1)})
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Say something else with the next record, soon."""
+        self._facts |= facts
+        self._dirty = True
+        if time.monotonic() - self._recorded_at >= self._record_every_s:
+            self.flush()
 
     def stopped(self, error: CdcError | None) -> None:
         """The last word: why the sink does not run any more."""

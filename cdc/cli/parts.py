@@ -6,7 +6,7 @@ name. This module is the only place that knows that the other packages exist.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol, cast
 
@@ -101,11 +101,25 @@ class SinksPart(Protocol):
         """A sinks.api.QueryResult."""
         ...
 
+    def rebuild(
+        self,
+        config: Config,
+        sink: str,
+        log: Log,
+        stop: Stop,
+        tell: Callable[[Mapping[str, Any]], None],
+    ) -> Any:
+        """Replay the sink from offset zero beside the live one, compare it and swap it; a
+        sinks.rebuild.Rebuilt. `tell` is called often with phase, done, of, rows, elapsed_s.
+        Raises CheckFailed when it differs, was interrupted by `stop()`, or runs already."""
+        ...
+
     def remove(self, config: Config, sink: str) -> list[str]: ...
 
     def status(self, config: Config, sink: str) -> dict[str, Any]:
         """What the sink's process last told: state (starting, waiting, running, retrying, stopped,
-        failed, …), error, position, rows, cuts, retries; empty before its first run."""
+        failed, …), error, position, rows, cuts, retries; empty before its first run. While a
+        rebuild runs, under `rebuild` what that tells: phase, done, of, rows, elapsed_s."""
         ...
 
 

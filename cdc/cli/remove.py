@@ -92,6 +92,7 @@ def _remove_group(config: Config, group: str) -> list[str]:
 def _remove_sink(config: Config, name: str) -> list[str]:
     removed = parts.sinks().remove(config, name)
     with opened_log(config) as (log, _):
+        log.remove(f"{name}/rebuild")  # of a rebuild that was killed
         log.remove(name)
     return [*removed, f"positions of {name} in the log"]
 
