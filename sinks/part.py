@@ -88,9 +88,14 @@ class Sinks:
         a large cut, stopped, failed), error, position, rows, cuts, retries, last_*; and under
         `rebuild`, while one runs, its phase (loading, comparing, swapping), done, of, rows."""
         told = read_status(status_file(config, sink))
-        if is_locked(rebuild_lock(config, sink)):
-            told["rebuild"] = read_status(rebuild_status_file(config, sink))
+        if (rebuilt := self.rebuild_status(config, sink)) is not None:
+            told["rebuild"] = rebuilt
         return told
+
+    def rebuild_status(self, config: Config, sink: str) -> dict[str, Any] | None:
+        if not is_locked(rebuild_lock(config, sink)):
+            return None
+        return read_status(rebuild_status_file(config, sink))
 
 
 def feed_of(config: Config, sink: str) -> Feed:

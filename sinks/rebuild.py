@@ -296,6 +296,10 @@ class _Rebuild:
 
     def _say(self, target: Mapping[str, tuple[int, ...]] | None) -> None:
         position = self._progress.position
+        if position is not None and not (
+            self._progress.facts["rows"] or self._progress.facts["cuts"]
+        ):
+            self._resumed = True
         done = sum(map(sum, position.offsets.values())) if position is not None else 0
         facts: dict[str, Any] = {"phase": self._phase, "done": done}
         facts["elapsed_s"] = time.monotonic() - self._began_s

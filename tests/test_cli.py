@@ -38,7 +38,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["rebuild", "snapshot"])
+@pytest.mark.parametrize("command", ["snapshot"])
 def test_what_a_later_version_brings_is_refused(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@
 2.  Recover: load the checkpoint and step, in silence, to exactly the cuts that were published last.
     Where that cannot be exact any more, or the plan is another one, build the state anew from
     offset zero and publish, at one cut, the difference by key to what the topics hold.
+    A request for a reload (views.reload) leads there, too.
 3.  Step from cut to cut: stage the inputs' changes, run the graph, append all views' outputs with
     their frontiers at once, commit the arrangements. Merge and checkpoint beside it.
 
@@ -30,6 +31,7 @@ from views.operators.graph import Graph
 from views.plan import ViewPlan, scans
 from views.publishing import Publisher
 from views.recovery import resume
+from views.reload import ReloadRequest, ReloadRequested
 from views.sql.planner import plan_views
 from views.status import StatusFile
 
@@ -50,8 +52,8 @@ def maintain(config: Config, group: str, log: Log, stop: Stop) -> None:
             maintainer = Maintainer(config, group, log, producer, reader, *planned, status)
             try:
                 maintainer.run(stop)
-            except TopicReplaced:
-                # An input was made anew: everything built on the old one is void.
+            except (TopicReplaced, ReloadRequested):
+                # An input was made anew, or somebody asks: what was built is void.
                 maintainer.discard()
             finally:
                 maintainer.close()
@@ -112,13 +114,17 @@ class Maintainer:
         self._rows_read = 0
         self._graph, self._publisher = self._new_graph()
         self._stand: Stand | None = None
+        self._request = ReloadRequest(config.state.path, group)
+        self._reloading = False
 
     def _new_graph(self) -> tuple[Graph, Publisher]:
         graph = Graph(self._plans, self._tables)
         return graph, Publisher(graph, self._producer, self._reader, self._sources)
 
     def run(self, stop: Stop) -> None:
-        self._stand = resume(self._checkpoints, self._graph, self._publisher, self._reader)
+        self._reloading = self._request.stands
+        if not self._reloading:
+            self._stand = resume(self._checkpoints, self._graph, self._publisher, self._reader)
         if self._stand is None:
             self._graph, self._publisher = self._new_graph()
             self._checkpoints.discard()
@@ -126,6 +132,8 @@ class Maintainer:
         cuts = self._cut_reader()
         self._register_floor()
         while not stop():
+            if self._request.stands and not self._reloading:
+                raise ReloadRequested
             cut = cuts.next_cut(0.0 if self._owes() else _POLL_S)
             if cut is not None:
                 self._step(cut, cuts)
@@ -156,6 +164,9 @@ class Maintainer:
         del slots
         self._graph.commit()
         loaded, self._stand, self._dirty = self._stand is None, stand, True
+        if self._reloading and not hold:
+            self._request.end()
+            self._reloading = False
         self._graph.merge(max(_MERGE_S, _MERGE_SHARE * (time.monotonic() - began_s)))
         if loaded:
             self._start_checkpoint()

@@ -17,6 +17,7 @@ from cdc.source import Finding
 from views.maintainer import maintain
 from views.operators.graph import Graph
 from views.plan import ViewPlan, scans
+from views.reload import ReloadRequest
 from views.sql import explain, oracle
 from views.sql.parse import SqlText, parse_select
 from views.sql.planner import catalog_of, plan_view, plan_views
@@ -98,6 +99,16 @@ class Views:
 
     def maintain(self, config: Config, group: str, log: Log, stop: Stop) -> None:
         maintain(config, group, log, stop)
+
+    def request_reload(self, config: Config, group: str, *, withdraw: bool = False) -> None:
+        request = ReloadRequest(config.state.path, group)
+        if withdraw:
+            request.end()
+        else:
+            request.make()
+
+    def reload_stands(self, config: Config, group: str) -> bool:
+        return ReloadRequest(config.state.path, group).stands
 
     def status(self, config: Config, group: str) -> dict[str, Any]:
         return read_status(config.state.path, group)

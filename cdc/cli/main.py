@@ -21,6 +21,7 @@ from cdc.cli import (
     log,
     preview,
     query,
+    rebuild,
     remove,
     run,
     status,
@@ -35,7 +36,6 @@ from cdc.errors import CdcError, ConfigError, mask_url
 Command = Callable[[Config, argparse.Namespace], int]
 
 LATER = {
-    "rebuild": "replays a sink from offset zero beside the live one",
     "snapshot": "takes a table's snapshot again, live",
 }
 DONE, DID_NOT_HOLD, WRONG_USAGE = 0, 1, 2
@@ -109,6 +109,9 @@ def parser() -> argparse.ArgumentParser:
     verify_command = add("verify", verify.run, "Compare a sink with the source.")
     verify_command.add_argument("sink", metavar="SINK")
     verify_command.add_argument("--timeout", type=float, default=60.0, metavar="S")
+    _add_rebuild(
+        add("rebuild", rebuild.run, "Replay a sink from offset zero beside the live one; swap it.")
+    )
     add("explain", explain.run, "Show a view's plan.").add_argument("view", metavar="VIEW")
     _add_preview(add("preview", preview.run, "Check a SELECT as a view; show its first rows."))
     compact_command = add("compact", compact.run, "Compact the embedded log now.")
@@ -138,6 +141,13 @@ def _add_wait(command: argparse.ArgumentParser) -> None:
 def _add_query(command: argparse.ArgumentParser) -> None:
     command.add_argument("sink", metavar="SINK")
     command.add_argument("query", metavar="QUERY")
+
+
+def _add_rebuild(command: argparse.ArgumentParser) -> None:
+    command.add_argument("sink", metavar="SINK")
+    command.add_argument(
+        "--view", action="store_true", help="compute the sink's views anew from their tables first"
+    )
 
 
 def _add_log(command: argparse.ArgumentParser) -> None:

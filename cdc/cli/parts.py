@@ -75,6 +75,15 @@ class ViewsPart(Protocol):
         """Keep the views of a group up to date until `stop()`."""
         ...
 
+    def request_reload(self, config: Config, group: str, *, withdraw: bool = False) -> None:
+        """Ask whoever maintains the group, now or later, to build its state anew from offset zero
+        and to publish only the difference; or take that back."""
+        ...
+
+    def reload_stands(self, config: Config, group: str) -> bool:
+        """Whether a reload was asked for and is not published yet."""
+        ...
+
     def status(self, config: Config, group: str) -> dict[str, Any]:
         """The group's own facts: state per view (running, loading, blocked + why), fallbacks."""
         ...
@@ -120,6 +129,10 @@ class SinksPart(Protocol):
         """What the sink's process last told: state (starting, waiting, running, retrying, stopped,
         failed, …), error, position, rows, cuts, retries; empty before its first run. While a
         rebuild runs, under `rebuild` what that tells: phase, done, of, rows, elapsed_s."""
+        ...
+
+    def rebuild_status(self, config: Config, sink: str) -> dict[str, Any] | None:
+        """What a rebuild of the sink tells; None when none is running."""
         ...
 
 

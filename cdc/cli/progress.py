@@ -1,4 +1,4 @@
-"""Live progress of snapshots: bars on a terminal, a line now and then otherwise; on stderr."""
+"""Live progress of snapshots and rebuilds, on stderr: bars on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ LINE_EVERY_S = 2.0
 
 
 class SnapshotProgress:
-    """Shows what status files say of tables that are being read. Use as a context."""
+    """Shows what status files say of tables that are being read, and of sinks that are being
+    rebuilt. Use as a context."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
@@ -58,6 +59,29 @@ class SnapshotProgress:
     def show(self, source: str, status: Mapping[str, Any]) -> None:
         for table, row in status.get("progress", {}).items():
             self._show_table(f"{source}.{table}", row)
+
+    def show_rebuild(self, sink: str, facts: Mapping[str, Any]) -> None:
+        """`facts`: phase, done, of, rows, elapsed_s, as a rebuild tells them."""
+        name, phase = f"rebuild {sink}", str(facts.get("phase", "starting"))
+        done, total = int(facts.get("done", 0)), facts.get("of")
+        elapsed_s = float(facts.get("elapsed_s", 0.0))
+        rate = f", {int(facts.get('rows', 0)) / elapsed_s:,.0f} rows/s" if elapsed_s > 1 else ""
+        if self._live:
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name)
+            task = self._tasks[name]
+            self._bars.update(task, description=f"{name}: {phase}{rate}", completed=done)
+            self._bars.update(task, total=total)
+        elif time.monotonic() - self._said.get(name, 0.0) >= LINE_EVERY_S:
+            self._said[name] = time.monotonic()
+            of = f" of {int(total):,}" if total else ""
+            self.say(f"{name}: {phase}, {done:,}{of}{rate}")
+
+    def end_rebuild(self, sink: str) -> None:
+        """None is running, or no more."""
+        task = self._tasks.pop(f"rebuild {sink}", None)
+        if task is not None:
+            self._bars.remove_task(task)
 
     def _show_table(self, name: str, row: Mapping[str, Any]) -> None:
         rows, total = int(row.get("table_rows", 0)), row.get("table_rows_total")

@@ -32,7 +32,7 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
         raise ConfigError("there is nothing to run", where=str(config.file), hint="add `sources:`")
     waiting = arguments.until_caught_up
     targets = caught_up_targets(config, chosen) if waiting else {}
-    stopping = _stop_on_signals()
+    stopping = stop_on_signals()
     began = time.time()
     with SnapshotProgress() as progress:
         policy = RestartPolicy(for_ever=not waiting)
@@ -138,9 +138,15 @@ def _show(
             status = read_status(run_dir(config.log.path), "source", connector.name)
             if status is not None and status["started"] >= began:
                 progress.show(connector.name, status)
+        elif connector.kind == "sink":
+            rebuilt = parts.sinks().rebuild_status(config, connector.name)
+            if rebuilt is not None:
+                progress.show_rebuild(connector.name, rebuilt)
+            else:
+                progress.end_rebuild(connector.name)
 
 
-def _stop_on_signals() -> threading.Event:
+def stop_on_signals() -> threading.Event:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
