@@ -33,6 +33,7 @@ from cdc.config_load import load
 from cdc.errors import CdcError, mask_url
 from cdc.log.open import open_log
 
+OURS = ("cdc", "compaction", "sinks", "views")
 KINDS = ("source", "views", "sink", "compaction")
 ORPHAN_GRACE_S = 20.0
 _PR_SET_PDEATHSIG = 1
@@ -45,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-f", "--file", type=Path, required=True)
     chosen = parser.parse_args(arguments)
     stopping = _stop_on_signals()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    for package in OURS:  # what a client library finds worth telling is not for people
+        logging.getLogger(package).setLevel(logging.INFO)
     try:
         config = load(chosen.file, os.environ)
         report = Reporter(run_dir(config.log.path), chosen.kind, chosen.name)
