@@ -1,4 +1,4 @@
-"""Live progress of snapshots and rebuilds, on stderr: bars on a terminal, else a line now and then."""
+"""Live progress of snapshots and rebuilds on stderr: bars on a terminal, else a line at times."""
 
 from __future__ import annotations
 
