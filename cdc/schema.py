@@ -27,8 +27,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -100,6 +100,10 @@ class TableSchema:
             if column.name == name:
                 return column
         raise KeyError(name)
+
+    def only(self, names: Collection[str]) -> TableSchema:
+        """The schema with these columns alone, in its own order; the key must be among them."""
+        return replace(self, columns=tuple(c for c in self.columns if c.name in names))
 
     def fingerprint(self) -> str:
         """A digest of everything except the version."""

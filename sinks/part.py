@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from cdc.errors import CdcError, CheckFailed, ConfigError
 from cdc.log.api import Log
 from cdc.schema import TableSchema
 from cdc.source import Finding
-from sinks.api import QueryResult, SinkInput, SinkPosition
+from sinks.api import QueryResult, Sink, SinkInput, SinkPosition
 from sinks.delivery import Feed, deliver
 from sinks.locks import hold_lock, is_locked, rebuild_lock
 from sinks.progress import Progress, read_status
@@ -61,10 +61,23 @@ class Sinks:
     def rows(
         self, config: Config, sink: str, input_name: str, schema: TableSchema
     ) -> Iterator[pa.RecordBatch]:
+        with self._reading(config, sink, input_name, schema) as opened:
+            yield from opened.rows(input_name)
+
+    def readable_columns(
+        self, config: Config, sink: str, input_name: str, schema: TableSchema
+    ) -> tuple[str, ...]:
+        with self._reading(config, sink, input_name, schema) as opened:
+            return opened.readable_columns(input_name)
+
+    @contextmanager
+    def _reading(
+        self, config: Config, sink: str, input_name: str, schema: TableSchema
+    ) -> Iterator[Sink]:
         names = {name: topic for name, topic, _ in feed_of(config, sink).inputs}
         with closing(sink_of(config, sink)) as opened:
             opened.prepare_reading([SinkInput(input_name, names[input_name], schema)])
-            yield from opened.rows(input_name)
+            yield opened
 
     def query(self, config: Config, sink: str, text: str) -> QueryResult:
         with closing(sink_of(config, sink)) as opened:

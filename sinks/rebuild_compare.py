@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +69,7 @@ def compare_input(
 ) -> Comparison:
     """Compare the sink's rows of one input with its topic below `offsets`. `letters`: the keys,
     in canonical form, that the store has refused."""
-    schema = _readable(sink, item)
+    schema = item.schema.only(sink.readable_columns(item.name))
     expected = _latest(item, schema, offsets, reader, step)
     if expected.checksum == _checksum(sink, item, schema, step):
         return Comparison(item.name, len(expected.keys))
@@ -93,13 +93,6 @@ def compare_input(
     found = compare(from_topic(), from_store(), schema)
     rows_compared = len(expected.keys) - left_out[0]
     return Comparison(item.name, rows_compared, left_out[0], None if found.equal else found)
-
-
-def _readable(sink: Sink, item: SinkInput) -> TableSchema:
-    """The input's schema with the columns that the store can give back."""
-    names = set(sink.readable_columns(item.name))
-    columns = tuple(column for column in item.schema.columns if column.name in names)
-    return replace(item.schema, columns=columns)
 
 
 def _latest(

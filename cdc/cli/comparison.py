@@ -6,7 +6,7 @@ state at one position becomes the state at another: leave these keys out, add th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from cdc.changes import ChangeBatch, D
 from cdc.cli import parts
 from cdc.cli.log import frontier_name
-from cdc.compare import Difference
+from cdc.compare import Difference, compare
 from cdc.config import Config
 from cdc.errors import CheckFailed
 from cdc.keys import row_keys
@@ -51,8 +51,10 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class StoreRows:
-    """An input's rows in the store, and the sink's positions (SinkPosition) around the reading."""
+    """An input's rows in the store, with the columns that it can give back (`schema`), and the
+    sink's positions (SinkPosition) around the reading."""
 
+    schema: TableSchema
     before: Any
     rows: list[pa.RecordBatch]
     after: Any
@@ -60,17 +62,21 @@ class StoreRows:
 
 def read_store(config: Config, sink: str, name: str, schema: TableSchema) -> StoreRows:
     """Read between two looks at the position; they are equal unless the sink moves all the time."""
-    found = _read_once(config, sink, name, schema, _position(config, sink))
+    readable = parts.sinks().readable_columns(config, sink, name, schema)
+    found = _read_once(config, sink, name, schema, readable)
     for _ in range(READS_MAX - 1):
         if found.before.offsets == found.after.offsets:
             break
-        found = _read_once(config, sink, name, schema, found.after)
+        found = _read_once(config, sink, name, schema, readable)
     return found
 
 
-def _read_once(config: Config, sink: str, name: str, schema: TableSchema, before: Any) -> StoreRows:
+def _read_once(
+    config: Config, sink: str, name: str, schema: TableSchema, readable: Collection[str]
+) -> StoreRows:
+    before = _position(config, sink)
     rows = list(parts.sinks().rows(config, sink, name, schema))
-    return StoreRows(before, rows, _position(config, sink))
+    return StoreRows(schema.only(readable), before, rows, _position(config, sink))
 
 
 def _position(config: Config, sink: str) -> Any:
@@ -111,6 +117,20 @@ def changes_between(reader: Reader, topic: str, start: Ends, end: Ends) -> list[
         for batch in reader.read(topic, partition, start[partition], last)
         if batch.changes.num_rows
     ]
+
+
+def store_difference(
+    expected: Iterable[pa.RecordBatch],
+    store: StoreRows,
+    schema: TableSchema,
+    unsettled: pa.Array,
+    approximate: Collection[str] = (),
+) -> Difference:
+    """Compare what the store should have, in `schema`, with what it gave back."""
+    names = store.schema.arrow.names
+    wanted = (rows.select(names) for rows in without(expected, schema, unsettled))
+    actual = without(store.rows, store.schema, unsettled)
+    return compare(wanted, actual, store.schema, [n for n in approximate if n in names])
 
 
 def newest_rows(

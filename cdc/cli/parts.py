@@ -104,7 +104,15 @@ class SinksPart(Protocol):
 
     def rows(
         self, config: Config, sink: str, input_name: str, schema: TableSchema
-    ) -> Iterator[pa.RecordBatch]: ...
+    ) -> Iterator[pa.RecordBatch]:
+        """An input's rows as the store has them: its readable columns."""
+        ...
+
+    def readable_columns(
+        self, config: Config, sink: str, input_name: str, schema: TableSchema
+    ) -> tuple[str, ...]:
+        """The columns that the store can give back, the key among them."""
+        ...
 
     def query(self, config: Config, sink: str, text: str) -> Any:
         """A sinks.api.QueryResult."""

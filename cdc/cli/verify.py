@@ -29,6 +29,7 @@ from cdc.cli.comparison import (
     offsets_of,
     read_store,
     select_all,
+    store_difference,
     without,
 )
 from cdc.cli.context import (
@@ -44,7 +45,6 @@ from cdc.cli.output import emit, say
 from cdc.cli.reporting import is_alive, read_status, run_dir
 from cdc.cli.targets import wait_for
 from cdc.cli.verify_log import LoggedView, verdicts_with_log
-from cdc.compare import compare
 from cdc.config import Config
 from cdc.errors import CheckFailed
 from cdc.log.api import Reader
@@ -157,12 +157,8 @@ def _verdict(config: Config, sink: str, one: Input, read: ReadAt, reader: Reader
     later, keys = newest_rows(changes_between(reader, one.topic, start, before), one.schema)
     _, unsettled = newest_rows(changes_between(reader, one.topic, before, after), one.schema)
     expected = [*without(read.rows(one.query, one.schema), one.schema, keys), *later]
-    difference = compare(
-        without(expected, one.schema, unsettled),
-        without(store.rows, one.schema, unsettled),
-        one.schema,
-        floats(one.schema) if one.name in config.views else [],
-    )
+    approximate = floats(one.schema) if one.name in config.views else []
+    difference = store_difference(expected, store, one.schema, unsettled, approximate)
     return Verdict(one.name, f"{one.source}@{read.position}", difference, len(unsettled))
 
 

@@ -29,6 +29,7 @@ from cdc.cli.comparison import (
     offsets_of,
     read_store,
     select_all,
+    store_difference,
     without,
 )
 from cdc.cli.context import Tables
@@ -181,10 +182,7 @@ def _view_verdict(
     after = offsets_of(cut.store.after, view.topic, sink)
     _, unsettled = newest_rows(changes_between(reader, view.topic, before, after), view.schema)
     computed = parts.views().recomputed(config, tables, view.name, cut.changes)
-    difference = compare(
-        without([computed], view.schema, unsettled),
-        without(cut.store.rows, view.schema, unsettled),
-        view.schema,
-        floats(view.schema),
+    difference = store_difference(
+        [computed], cut.store, view.schema, unsettled, floats(view.schema)
     )
     return Verdict(view.name, str(cut.vector), difference, len(unsettled), against="log")
