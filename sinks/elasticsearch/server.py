@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from elastic_transport import JsonSerializer, Transport, TransportError
+from elastic_transport import SerializerCollection, Transport, TransportError
 from elastic_transport.client_utils import basic_auth_to_header, url_to_node_config
 
 from cdc.errors import SinkError, StoreUnavailable, mask_url
@@ -33,10 +33,14 @@ _DENIED = frozenset({401, 403})
 _REASON_MAX = 500
 
 
-class _Bytes(JsonSerializer):
-    """Answers stay bytes: `_source` must not pass through floats."""
+class _Bytes(SerializerCollection):
+    """Bodies are bytes both ways, whatever their type: `_source` must not pass through floats, and
+    what stands before a server may answer in HTML."""
 
-    def loads(self, data: bytes) -> bytes:
+    def dumps(self, data: Any, mimetype: str | None = None) -> bytes:
+        return bytes(data)
+
+    def loads(self, data: bytes, mimetype: str | None = None) -> bytes:
         return data
 
 
@@ -90,10 +94,10 @@ class Server:
             self._headers["authorization"] = basic_auth_to_header(user)
         self._transport = Transport(
             [replace(node, request_timeout=TIMEOUT_S)],
-            serializers={"application/json": _Bytes()},
             max_retries=0,
             retry_on_status=(),
         )
+        self._transport.serializers = _Bytes()
 
     def ask(self, method: str, path: str, body: object = None) -> Answer:
         """Any answer but those that mean "later" and "denied". `body` is bytes, or becomes JSON.
