@@ -13,7 +13,7 @@ pytest_plugins = [f"tests.{file.stem}" for file in sorted(Path(__file__).parent.
 SERVICES = {
     *("postgres", "own_postgres", "postgres_major", "kafka_bootstrap"),
     *("elasticsearch_url", "own_elasticsearch", "elasticsearch_version"),
-    *("redis_url", "own_redis", "redis_flavour"),
+    *("redis_url", "own_redis", "forgetful_redis", "redis_flavour"),
 }
 VERSIONS = {"postgres_major", "elasticsearch_version", "redis_flavour"}
 SHARED = {"postgres", "kafka_bootstrap", "elasticsearch_url", "redis_url"}

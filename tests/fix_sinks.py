@@ -16,6 +16,7 @@ STORES = [
     pytest.param("sqlite", marks=pytest.mark.slow),
     pytest.param("postgres", marks=pytest.mark.service),
     "elasticsearch",
+    "redis",
 ]
 
 

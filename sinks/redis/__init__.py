@@ -1,0 +1,1 @@
+"""Redis and Valkey: JSON texts, hashes, plain strings and sorted sets, position included."""
