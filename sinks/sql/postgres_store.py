@@ -56,7 +56,7 @@ class PostgresStore:
     def same_rows(self, columns: Sequence[Column], left: str, right: str) -> str:
         """By the rows' bytes: json, point and xml have no equality."""
         rows = [", ".join(f"{side}.{_quote(c.name)}" for c in columns) for side in (left, right)]
-        return f"ROW({rows[0]}) *= ROW({rows[1]})"
+        return f"record_image_eq(ROW({rows[0]}), ROW({rows[1]}))"
 
     def literal(self, column: Column, text: str) -> str:
         quoted: str = sql.Literal(text).as_string(None)
