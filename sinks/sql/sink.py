@@ -81,8 +81,9 @@ class SqlSink:
             stored = self._entry.take_over(session)
             if self._live is not None:
                 self._tables.drop_unfit(session, targets)
-                self._live._tables.require_exchange(session, targets)
             made = [self._tables.make(session, target) for target in targets]
+            if self._live is not None:
+                self._live._tables.require_exchange(session, targets)
             self._tables.note(session, targets)
             self._tables.drop_shadows(session, targets)
         self._targets = {target.input.name: target for target in targets}
