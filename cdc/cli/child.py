@@ -46,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-f", "--file", type=Path, required=True)
     chosen = parser.parse_args(arguments)
     stopping = _stop_on_signals()
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    for package in OURS:  # what a client library finds worth telling is not for people
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+    for package in OURS:  # a client library's retries are told by whoever called it
         logging.getLogger(package).setLevel(logging.INFO)
     try:
         config = load(chosen.file, os.environ)
