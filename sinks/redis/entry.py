@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cdc.errors import Fenced, StoreUnavailable
+from cdc.errors import CdcError, Fenced, StoreUnavailable
 from cdc.schema import TableSchema
 from sinks.api import REBUILD, SinkPosition, Swapped
 from sinks.redis.connection import Connection
@@ -120,17 +120,26 @@ class Ownership:
                 first.buffers += reads.buffers
                 first.count += reads.count
             _, held, *found = connection.pipeline(first)
+            if held[0] is None:
+                raise self._lost(connection)
             self._require(*((word or b"").decode() for word in held))
             if connection.transaction(plan(found), before_exec) is not None:
                 return
 
+    def _lost(self, connection: Connection) -> CdcError:
+        """What it means that there is no entry: the place beside a live sink's was exchanged or
+        discarded by a newer rebuild; else the server has lost everything."""
+        base, _, beside = self.sink.partition("/")
+        if beside and connection.call("EXISTS", entry_key(base)):
+            return fenced(self.sink, "another rebuild")
+        return StoreUnavailable(
+            "Redis has lost its data: beginning again",
+            where=f"sink {self.sink}",
+            hint="keep them over restarts with `appendonly yes`",
+        )
+
     def _require(self, epoch: str, owner: str, position: str) -> None:
         where = f"sink {self.sink}"
-        if not epoch:
-            raise StoreUnavailable(
-                "Redis has lost its data: beginning again", where=where,
-                hint="keep them over restarts with `appendonly yes`",
-            )  # fmt: skip
         if (int(epoch), owner) == (self.epoch, self.owner):
             if position != self.position:
                 raise StoreUnavailable("Redis has gone back in time: opening again", where=where)

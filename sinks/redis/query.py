@@ -10,9 +10,11 @@ A key that exists is taken as such first. Words may be put in quotation marks.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from cdc.errors import SinkError
@@ -107,7 +109,7 @@ def _key(connection: Connection, key: str) -> QueryResult:
     kind = connection.call("TYPE", key)
     match kind:
         case b"string":
-            return QueryResult(("key", "value"), [[key, _text(connection.call("GET", key))]])
+            return QueryResult(("key", "value"), [[key, _document(connection.call("GET", key))]])
         case b"hash":
             return _pairs(("field", "value"), connection.call("HGETALL", key))
         case b"zset":
@@ -150,7 +152,17 @@ def _pattern(connection: Connection, glob: str, where: str) -> QueryResult:
 def _value(kind: bytes, answer: Any) -> Any:
     if kind in {b"hash", b"zset"}:
         return {_text(a): _text(b) for a, b in zip(answer[::2], answer[1::2], strict=True)}
-    return _text(answer)
+    return _document(answer) if kind == b"string" else _text(answer)
+
+
+def _document(value: bytes | None) -> Any:
+    """A JSON object as such, so that it is not printed as a text inside JSON; else the text."""
+    if value is not None and value.startswith(b"{"):
+        try:
+            return json.loads(value, parse_float=Decimal)
+        except ValueError:
+            pass  # a text that only begins like one
+    return _text(value)
 
 
 def _is_range(words: Sequence[str]) -> bool:
