@@ -40,7 +40,7 @@ def _hit(hit: Mapping[str, Any]) -> dict[str, Any]:
     """One document; `fields` (a body may ask for them instead) are lists."""
     return {
         "_id": hit["_id"],
-        "_score": hit.get("_score"),
+        "_score": None if hit.get("_score") is None else float(hit["_score"]),
         **hit.get("_source", {}),
         **hit.get("fields", {}),
     }
