@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 
 import psycopg
@@ -22,6 +23,8 @@ class Workload(threading.Thread):
     def __init__(self, url: str, *, transactions_per_s: float, seed: int) -> None:
         super().__init__(name="workload", daemon=True)
         self.committed = 0
+        self.newest = (FIRST_NEW_ORDER - 1, 0.0)
+        """The order placed last, and when its commit was confirmed (time.monotonic)."""
         self.error: Exception | None = None
         self._url, self._pause_s = url, 1.0 / transactions_per_s
         self._random = random.Random(seed)
@@ -53,6 +56,8 @@ class Workload(threading.Thread):
                     with connection.transaction(), connection.cursor() as cursor:
                         action(cursor)
                     self.committed += 1
+                    if self._next_order > self.newest[0] + 1:
+                        self.newest = (self._next_order - 1, time.monotonic())
         except psycopg.Error as error:
             self.error = error
 
