@@ -117,7 +117,7 @@ class Delivery:
 
     def run(self, stop: Stop) -> None:
         try:
-            if self._await_topics(stop):
+            if self._await_topics(stop) and self._await_release(stop):
                 self._open_and_follow(stop)
         finally:
             self._progress.flush()
@@ -134,6 +134,12 @@ class Delivery:
             self._reader.wait(names, IDLE_S)
         return False
 
+    def _await_release(self, stop: Stop) -> bool:
+        """Wait while the store is to be left alone; False: told to stop before."""
+        while self._hold() and not stop():
+            time.sleep(HOLD_S)
+        return not stop()
+
     def _open_and_follow(self, stop: Stop) -> None:
         self._inputs = self._inputs_now()
         self._stored = self._sink.open(self._inputs)
@@ -148,9 +154,8 @@ class Delivery:
         )
         chunk = Chunk({t: list(o) for t, o in self._position.offsets.items()})
         while not stop():
-            if self._hold():
-                time.sleep(HOLD_S)
-                continue
+            if not self._await_release(stop):
+                break
             cut = cuts.next_cut(IDLE_S)
             if cut is None:
                 self._progress.idle(cuts.waiting_for)
