@@ -37,7 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _services(item: pytest.Item) -> set[str]:
     """The fixtures with a server that a test uses."""
     parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
-    stores = {STORES[value] for value in parameters if isinstance(value, str) and value in STORES}
+    named = {value for value in parameters if isinstance(value, str)}
+    stores = {STORES[value] for value in named & STORES.keys()} | (SERVICES & named)
     return stores | (SERVICES & set(getattr(item, "fixturenames", ())))
 
 

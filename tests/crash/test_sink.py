@@ -31,7 +31,6 @@ from cdc.positions import Vector
 from sinks.part import PART, status_file
 from tests.fix_services import PostgresServer
 from tests.fix_sinks import store_case
-from tests.services.elasticsearch import ElasticsearchServer
 from tests.sink_feed import ITEMS, SUMS, Shop, StoreCase, config_for, config_of, until
 
 pytestmark = pytest.mark.crash
@@ -39,9 +38,8 @@ pytestmark = pytest.mark.crash
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 120.0
 INPUTS = ["shop.items", "shop.sums"]
-SECRET = "postgres:postgres"
 POINTS = ["sink.before_write", "sink.after_write", "sink.after_commit"]
-STORES = ["duckdb", "sqlite", "postgres", "elasticsearch"]
+STORES = ["duckdb", "sqlite", "postgres", "elasticsearch", "redis"]
 
 # argv: a pickled Config, with the name of one sink
 SINK_PROCESS = """
@@ -182,42 +180,28 @@ def test_killed_at_random_under_load(config: Config, shop: Shop) -> None:
     assert_whole(config, shop)
 
 
-def see_restart_waited_for(
-    config: Config, stop: Callable[[], None], start: Callable[[], None]
+def test_a_postgres_that_restarts_is_waited_for(
+    own_postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    """The store goes away with a cut to apply, and comes back."""
+    url = own_postgres.url(own_postgres.new_database())
+    config = config_of(tmp_path, url, INPUTS)
     with closing(Shop(config, ITEMS, SUMS)) as shop:
         run_until(config, shop, transaction(shop, 0))
         process = start_sink(config)
         try:
             position = transaction(shop, 1)
             wait(lambda: at(config, position))
-            stop()
+            own_postgres.stop()
             position = transaction(shop, 2)
             wait(lambda: PART.status(config, "warehouse")["state"] == "retrying")
-            assert SECRET not in PART.status(config, "warehouse")["error"]
-            start()
+            assert "postgres:postgres" not in PART.status(config, "warehouse")["error"]
+            own_postgres.start()
             wait(lambda: at(config, position))
             wait(lambda: PART.status(config, "warehouse")["state"] == "running")
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(DEADLINE_S) == 0
         assert_whole(config, shop)
-
-
-def test_a_postgres_that_restarts_is_waited_for(
-    own_postgres: PostgresServer, tmp_path: Path
-) -> None:
-    url = own_postgres.url(own_postgres.new_database())
-    see_restart_waited_for(config_of(tmp_path, url, INPUTS), own_postgres.stop, own_postgres.start)
-
-
-def test_an_elasticsearch_that_restarts_is_waited_for(
-    own_elasticsearch: ElasticsearchServer, tmp_path: Path
-) -> None:
-    server = own_elasticsearch
-    config = config_over(tmp_path, StoreCase("elasticsearch", server.url))
-    see_restart_waited_for(config, server.stop, server.start)
 
 
 READER_PROCESS = """
