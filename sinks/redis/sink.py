@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -46,6 +47,8 @@ from sinks.redis.write import Area, Block, Refused, Writer, blocks_of
 
 BULK_BYTES = 512 * 2**20
 """Redis's own limit for one value, where CONFIG GET proto-max-bulk-len is not allowed."""
+
+EXCHANGE_S_MAX = 60.0
 
 
 class RedisSink:
@@ -152,9 +155,8 @@ class RedisSink:
         faults.point("redis.swap_begun")
         try:
             complete(self._connection, owned, entry.layout(self._where), exchange)
-        except Fenced:  # whoever opened the sink meanwhile has completed it
-            if read_entry(self._connection, self._name).exchange:
-                raise
+        except Fenced:  # whoever opened the sink meanwhile completes it
+            self._await_exchange()
         return True
 
     def discard(self) -> list[str]:
@@ -204,6 +206,13 @@ class RedisSink:
         exchange = Exchange.in_entry(entry)
         if exchange is not None:
             complete(self._connection, owned, entry.layout(self._where), exchange)
+
+    def _await_exchange(self) -> None:
+        """Wait until another process has completed what began here; if it cannot, the next one
+        that opens the sink will."""
+        deadline_s = time.monotonic() + EXCHANGE_S_MAX
+        while read_entry(self._connection, self._name).exchange and time.monotonic() < deadline_s:
+            time.sleep(0.01)
 
     def _write(
         self, cut: SinkCut, area: Area, reject: Reject, plain: bool, position: str | None

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -72,6 +73,9 @@ def player(
 ANNA = player(1, "DE", "Anna", "10.50")
 BORIS = player(2, "DE", "Boris: 50%", "7.00")
 CHLOE = player(3, "FR", None, None)
+
+ANNA_READ = {**ANNA, "points": Decimal("10.50")}
+BORIS_READ = {**BORIS, "points": Decimal("7.00")}
 
 
 class Cache:
@@ -459,6 +463,25 @@ def test_a_wrong_password_is_said_without_saying_it(own_redis: EmbeddedRedis) ->
             assert "s3cret" not in str(caught.value) and "password" in str(caught.value)
     with closing(RedisSink("c", f"redis://:right@127.0.0.1:{port}/0", Settings.of(JSON))) as sink:
         sink.open([INPUT])
+
+
+RIGHTS = "+@read +@write +@transaction +@connection +info +config|get ~player:* ~cdc:*"
+
+
+def test_the_rights_that_are_documented_are_enough(own_redis: EmbeddedRedis) -> None:
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.execute_command("ACL", "SETUSER", "cdc", "on", ">pw", *RIGHTS.split())
+        url = own_redis.url.replace("redis://", "redis://cdc:pw@")
+        with Cache(url, HASH) as cache:
+            assert [f.severity for f in cache.sink.check([INPUT])] == ["ok"]
+            cache.apply([ANNA, BORIS])
+            rebuild(cache)
+            assert cache.rows() == [ANNA_READ, BORIS_READ] and cache.sink.remove()
+        client.execute_command("ACL", "SETUSER", "cdc", "-@write")
+        with closing(RedisSink("c", url, Settings.of(HASH))) as sink:
+            with pytest.raises(SinkError, match="permission") as caught:
+                sink.open([INPUT])
+            assert "docs/redis.md" in caught.value.hint
 
 
 def test_evicting_servers_are_reported(own_redis: EmbeddedRedis) -> None:
