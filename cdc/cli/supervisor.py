@@ -118,7 +118,8 @@ class Supervisor:
     def _pass_on(self, connector: Connector, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            self._say(f"{connector}: {line.decode(errors='replace').rstrip()}")
+            text, prefix = line.decode(errors="replace").rstrip(), f"{connector}: "
+            self._say(text if text.startswith(prefix) else prefix + text)
 
     def _ended(self, child: _Running, returncode: int, now: float) -> None:
         how = ending(returncode)

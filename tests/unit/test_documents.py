@@ -11,22 +11,27 @@ from cdc.config_load import load
 
 ROOT = Path(__file__).parents[2]
 URLS = {"DEMO_SHOP_URL": "postgresql://h/shop", "DEMO_REDIS_URL": "redis://h"}
-AROUND = """\
+SOURCES = """\
 sources:
   shop: {type: postgres, url: "postgresql://localhost/shop", tables: [public.*]}
-views:
-  order_search: {sql: SELECT 1}
-  sales_by_product: {sql: SELECT 1}
 """
 
 
+def whole(block: str) -> str:
+    """A configuration from a part of one: sinks get the source and the views that they name."""
+    if "sources:" in block:
+        return block
+    named = " ".join(re.findall(r"from: \[?([^\]#\n]+)", block)).replace(",", " ").split()
+    views = "".join(f"  {name}: {{sql: SELECT 1}}\n" for name in set(named) if "." not in name)
+    return f"{SOURCES}views:\n{views}" + ("sinks:\n" if block.startswith(" ") else "") + block
+
+
 def examples() -> dict[str, str]:
-    """Each YAML block of the documents, by file and number; what it leaves out is added."""
+    """Each YAML block of the documents, by file and number."""
     found = {}
     for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         blocks = re.findall(r"```yaml\n(.*?)```", file.read_text(), re.DOTALL)
-        for number, block in enumerate(blocks, 1):
-            found[f"{file.name} {number}"] = block if "sources:" in block else AROUND + block
+        found |= {f"{file.name} {number}": whole(text) for number, text in enumerate(blocks, 1)}
     for file in (ROOT / "connectors.yaml", ROOT / "demo" / "connectors.yaml"):
         found[str(file.relative_to(ROOT))] = file.read_text()
     return found
