@@ -28,7 +28,7 @@ def whole(block: str) -> str:
 
 def examples() -> dict[str, str]:
     """Each YAML block of the documents, by file and number."""
-    found = {}
+    found: dict[str, str] = {}
     for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         blocks = re.findall(r"```yaml\n(.*?)```", file.read_text(), re.DOTALL)
         found |= {f"{file.name} {number}": whole(text) for number, text in enumerate(blocks, 1)}
