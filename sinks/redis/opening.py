@@ -57,17 +57,19 @@ class Opening:
         """Bring the place into the state that `apply` expects; whether it is empty."""
         before = entry.layout(self._where)
         if "reloading" in entry.fields:
-            clear(self._connection, Area.shadow("reload", self._sink))
+            clear(self._connection, Area.shadow("reload", self._sink), owned)
         usable = before is not None and not (self._beside and misfits(before, self._layout))
         if before is not None and usable and entry.position is not None:
             self._widen(before, owned)
             self._say(owned, loading=False)
             return False
         if self._beside:
-            clear(self._connection, self._area)
+            clear(self._connection, self._area, owned)
         elif before is not None and "loading" in entry.fields:
-            _unlink(self._connection, all_names(self._connection, before, self._area))
-            self._connection.call("UNLINK", self._area.places, self._area.nulls)
+            names = all_names(self._connection, before, self._area)
+            _unlink(self._connection, names, owned)
+            own = pa.array([self._area.places, self._area.nulls])
+            _unlink(self._connection, own, owned)
         elif before is not None and self._has_keys(before):
             self._say(owned, loading=False, keep=True)
             return False
@@ -150,8 +152,8 @@ def misfits(before: Layout, now: Layout) -> list[str]:
     found = now.settings.changed_from(before.settings)
     if before.schema.key != now.schema.key:
         found.append(f"key columns: {', '.join(before.schema.key)} → {', '.join(now.schema.key)}")
-    for column in before.schema.columns:
-        found += _column_changes(column, now.schema)
+    for name in before.readable:
+        found += _column_changes(before.schema.column(name), now.schema)
     return found
 
 
@@ -166,19 +168,26 @@ def require_fitting(before: Layout, now: Layout, where: str) -> None:
         )
 
 
-def clear(connection: Connection, area: Area) -> int:
-    """Remove everything under the area's prefix; how many keys."""
+def clear(connection: Connection, area: Area, owned: Ownership | None = None) -> int:
+    """Remove everything under the area's prefix; how many keys. With `owned` nothing is removed
+    that a newer owner may have written: raises Fenced."""
     assert area.prefix
     count = 0
     for keys in scan(connection, glob_escaped(area.prefix) + "*"):
-        count += _unlink(connection, pa.array(keys, pa.binary()))
-    return count + int(connection.call("UNLINK", area.places, area.nulls))
+        count += _unlink(connection, pa.array(keys, pa.binary()), owned)
+    return count + _unlink(connection, pa.array([area.places, area.nulls]), owned)
 
 
-def _unlink(connection: Connection, keys: pa.Array) -> int:
+def _unlink(connection: Connection, keys: pa.Array, owned: Ownership | None) -> int:
+    """How many of the keys there may have been (without `owned`: how many there were)."""
     commands = Commands()
     commands.rows(["UNLINK"], keys)
-    return sum(connection.pipeline(commands)) if commands.count else 0
+    if not commands.count:
+        return 0
+    if owned is None:
+        return sum(connection.pipeline(commands))
+    owned.transact(connection, lambda _: commands)
+    return len(keys)
 
 
 def _column_changes(old: Column, schema: TableSchema) -> list[str]:

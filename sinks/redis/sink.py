@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from cdc import faults
-from cdc.errors import CdcError, Fenced, SinkError
+from cdc.errors import CdcError, Fenced, SinkError, StoreUnavailable
 from cdc.log.api import DeadLetter
 from cdc.source import Finding
 from sinks.api import (
@@ -193,6 +193,8 @@ class RedisSink:
     def _limit(self) -> int:
         try:
             found = self._connection.call("CONFIG", "GET", "proto-max-bulk-len")
+        except StoreUnavailable:
+            raise
         except SinkError:  # managed services forbid CONFIG
             return BULK_BYTES
         return int(found[1]) if found else BULK_BYTES
@@ -293,7 +295,7 @@ class RedisSink:
             commands = Commands()
             commands.add("HSET", entry_key(self._name), "reloading", 1)
             self._owned.transact(self._connection, lambda _: commands)
-            clear(self._connection, area)
+            clear(self._connection, area, self._owned)
         self._write(cut, area, reject, first, None)
         if cut.position.chunk == 0:
             text = cut.position.to_json()

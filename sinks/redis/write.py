@@ -5,8 +5,8 @@
 2. Where rows move (Layout.moves), the old places are read first, and those that change are removed.
 3. Rows whose value is NULL (string), or whose score is (sorted_set), have nothing at their place:
    the set `nulls` remembers the places, so that reading gives the rows back.
-4. What Redis cannot take (a value above its limit, a score that is NaN) is handed out as refused;
-   its place is emptied, so that nobody reads what is known to be wrong.
+4. What Redis cannot take (a value above its limit, a score that is no double) is handed out as
+   refused; its place is emptied, so that nobody reads what is known to be wrong.
 """
 
 from __future__ import annotations
@@ -223,10 +223,10 @@ class Writer:
     def _scores(self, commands: Commands, rows: pa.RecordBatch, places: Places) -> None:
         name = self.layout.settings.score
         scores = plain_texts(rows.column(name), self.layout.schema.column(name))
-        nan = pc.fill_null(pc.equal(scores, "NaN"), False)
-        if nan.true_count:
-            self._refuse(rows, json_objects(rows, self.layout.schema).view(pa.string()), nan)
-        there = pc.and_(scores.is_valid(), pc.invert(nan))
+        wrong = pc.fill_null(_no_double(scores), False)
+        if wrong.true_count:
+            self._refuse(rows, json_objects(rows, self.layout.schema).view(pa.string()), wrong)
+        there = pc.and_(scores.is_valid(), pc.invert(wrong))
         gone = places.filter(pc.invert(there))
         places, scores = places.filter(there), scores.filter(there)
         assert places.members is not None and gone.members is not None
@@ -235,13 +235,21 @@ class Writer:
 
     def _refuse(self, rows: pa.RecordBatch, texts: pa.StringArray, mask: pa.BooleanArray) -> None:
         why = (
-            "a sorted set takes no NaN as score"
+            "a sorted set's score is a double, and not NaN"
             if self.layout.members
             else f"Redis takes values of {self.value_bytes_max:,} bytes at most"
         )
         keys = _view_keys(self.layout, rows).filter(mask).to_pylist()
         for key, text in zip(keys, texts.filter(mask).to_pylist(), strict=True):
             self.refused.append(Refused(key.encode(), text.encode(), why))
+
+
+def _no_double(texts: pa.StringArray) -> pa.BooleanArray:
+    """Which numbers Redis refuses as scores: NaN, and what is too large or too small."""
+    numbers = texts.cast(pa.float64())
+    large = pc.and_not(pc.is_inf(numbers), pc.match_substring(texts, "Inf"))
+    small = pc.and_(pc.equal(numbers, 0), pc.match_substring_regex(texts, "^[^eE]*[1-9]"))
+    return pc.or_(pc.equal(texts, "NaN"), pc.or_(large, small))
 
 
 def _view_keys(layout: Layout, rows: pa.RecordBatch) -> pa.StringArray:

@@ -28,7 +28,7 @@ from cdc.config import Config
 from cdc.errors import Fenced, SinkError, StoreUnavailable
 from cdc.log.api import DeadLetter
 from cdc.positions import Lsn, Vector
-from cdc.schema import Column, TableSchema
+from cdc.schema import NUMERIC_TEXT, Column, TableSchema
 from demo.embedded_redis import EmbeddedRedis
 from sinks.api import InputChanges, SinkCut, SinkInput, SinkPosition, Swapped
 from sinks.part import PART
@@ -134,7 +134,11 @@ def rows_of(schema: TableSchema, rows: Sequence[Mapping[str, Any]]) -> pa.Record
     arrays = []
     for column in schema.columns:
         values = pa.array([row.get(column.name) for row in rows])
-        arrays.append((values if len(rows) else pa.array([], pa.null())).cast(column.type))
+        values = values if len(rows) else pa.array([], pa.null())
+        if column.type == NUMERIC_TEXT:
+            arrays.append(NUMERIC_TEXT.wrap_array(values.cast(pa.string())))
+        else:
+            arrays.append(values.cast(column.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema.arrow)
 
 
@@ -409,6 +413,29 @@ def test_a_score_that_is_no_number(redis_url: str) -> None:
         cache.apply([{"id": 0, "v": float("nan")}, {"id": 3, "v": 0.1}])
         assert [row["v"] for row in cache.rows()] == [float("-inf"), 1e300, 0.1]
         assert [letter.key for letter in cache.letters] == [b"[0]"]
+
+
+def test_scores_that_no_double_holds(redis_url: str) -> None:
+    schema = table(
+        "public.s", Column("id", pa.int64(), "bigint"), Column("v", NUMERIC_TEXT, "numeric")
+    )
+    source = SinkInput("shop.s", "shop.public.s", schema)
+    options = {"value": "sorted_set", "name": "s", "score": "v", "member": "{id}"}
+    texts = [
+        "1" * 400,
+        "0." + "0" * 400 + "1",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "0.00",
+        "-12.5",
+        None,
+    ]
+    with Cache(redis_url, options, source) as cache:
+        cache.apply([{"id": i, "v": v} for i, v in enumerate(texts)])
+        assert [letter.key for letter in cache.letters] == [b"[0]", b"[1]", b"[2]"]
+        found = {row["id"]: row["v"] for row in cache.rows()}
+        assert found == {3: "Infinity", 4: "-Infinity", 5: "0", 6: "-12.5", 7: None}
 
 
 def test_a_key_of_another_type_is_replaced_by_loading_anew(redis_url: str) -> None:
