@@ -2,6 +2,7 @@
 
     elasticsearch_url       function: URL of a shared server, emptied after the test
     own_elasticsearch       function: a private server that the test may stop and start again
+    secured_elasticsearch   module: a private server that asks for a user or an API key
     elasticsearch_version   parametrised over the versions that a JDK here runs (slow): the URL of
                             a server of each
 
@@ -18,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,13 @@ from tests.services.elasticsearch import (
     runnable_versions,
     start_elasticsearch,
 )
+
+PASSWORD = "not-a-secret"
+# Elasticsearch's file realm; a hash that is none of its algorithms' is the password itself.
+_USERS = {
+    "users": f"admin:{PASSWORD}\nreader:{PASSWORD}\n",
+    "users_roles": "superuser:admin\nviewer:reader\n",
+}
 
 
 def ask(url: str, path: str, body: object = None, method: str = "GET") -> dict[str, object]:
@@ -75,11 +84,18 @@ def _empty(url: str) -> None:
         ask(url, f"/{name}", method="DELETE")
 
 
+@pytest.fixture(scope="module")
+def secured_elasticsearch() -> Iterator[ElasticsearchServer]:
+    """A server with security: `admin` may do everything, `reader` may read; see PASSWORD."""
+    with _private(settings=["xpack.security.enabled: true"], files=_USERS) as server:
+        yield server
+
+
 @contextmanager
-def _private(version: str | None = None, *settings: str) -> Iterator[ElasticsearchServer]:
+def _private(version: str | None = None, **more: Any) -> Iterator[ElasticsearchServer]:
     folder = Path(tempfile.mkdtemp(prefix="cdc-elasticsearch-"))
     try:
-        server = start_elasticsearch(folder, version, *settings)
+        server = start_elasticsearch(folder, version, **more)
         try:
             yield server
         finally:

@@ -14,6 +14,7 @@ and set, and what exists already or is gone already is told from a failure by th
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,9 @@ from elastic_transport import SerializerCollection, Transport, TransportError
 from elastic_transport.client_utils import basic_auth_to_header, url_to_node_config
 
 from cdc.errors import SinkError, StoreUnavailable, mask_url
+
+# It warns of every failure that is reported here with its cause.
+logging.getLogger("elastic_transport").setLevel(logging.ERROR)
 
 RETRY_DELAYS_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 TIMEOUT_S = 60.0

@@ -100,11 +100,11 @@ class ElasticsearchSink:
     def check(self, inputs: Sequence[SinkInput]) -> list[Finding]:
         try:
             item, shape = self._shaped(inputs)
-            require_version(self._server)
             lacking = rights_lacking(self._server, self._alias)
             if lacking:
                 hint = "docs/elasticsearch.md lists what the user or `api_key` needs"
                 return [Finding("error", self._where, f"rights are missing: {lacking}", hint)]
+            require_version(self._server)
             stored = self._tenure.read()
             entry = stored.entry if stored else Entry(self._name)
             self._require_ours(entry)

@@ -25,13 +25,14 @@ from cdc.errors import Fenced, SinkError
 from cdc.log.api import DeadLetter
 from cdc.positions import Lsn, Vector
 from cdc.schema import NUMERIC_TEXT, Column
+from cdc.source import Finding
 from sinks.api import InputChanges, SinkCut, SinkInput, SinkPosition, Swapped
 from sinks.delivery import deliver
 from sinks.elasticsearch.sink import ElasticsearchSink
 from sinks.elasticsearch.stores import sink_of
 from sinks.part import PART, feed_of, status_file
 from sinks.progress import Progress
-from tests.fix_elasticsearch import ask
+from tests.fix_elasticsearch import PASSWORD, ask
 from tests.http_proxy import Fault, proxy_to
 from tests.services.elasticsearch import ElasticsearchServer
 from tests.sink_feed import (
@@ -703,6 +704,32 @@ def test_secrets_stay_secret(config: Config) -> None:
         (finding,) = sink.check([SOURCE])
     assert finding.severity == "error"
     assert "hunter2" not in f"{finding.what}{finding.remedy}{finding.where}"
+
+
+@pytest.mark.service
+@pytest.mark.slow
+def test_users_and_their_rights(secured_elasticsearch: ElasticsearchServer, tmp_path: Path) -> None:
+    def config(user: str, password: str) -> Config:
+        url = secured_elasticsearch.url.replace("//", f"//{user}:{password}@")
+        return config_for(tmp_path, StoreCase("elasticsearch", url), ITEMS)
+
+    def finding(config: Config) -> Finding:
+        with closing(sink_of(config, "warehouse")) as sink:
+            (found,) = sink.check([SOURCE])
+            if found.severity == "error":
+                with pytest.raises(SinkError) as refused:
+                    sink.open([SOURCE])
+                assert PASSWORD not in str(refused.value)
+        return found
+
+    assert finding(config("admin", PASSWORD)).severity == "ok"
+    with opened(config("admin", PASSWORD)) as sink:
+        sink.apply(cut([item(1)], [], 1), no_letters)
+    assert stored(config("admin", PASSWORD)) == [item(1)]
+    lacking = finding(config("reader", PASSWORD))
+    assert "write on items" in lacking.what and "monitor" in lacking.what
+    denied = finding(config("reader", "wrong"))
+    assert denied.severity == "error" and "unable to authenticate" in denied.what
 
 
 # Every version

@@ -14,7 +14,7 @@ import signal
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -33,12 +33,14 @@ _ARTIFACT = "org.elasticsearch.distribution.integ-test-zip:elasticsearch"
 
 @dataclass(frozen=True)
 class ElasticsearchServer:
-    """A server that keeps everything under `folder`; it can be stopped and started again."""
+    """A server that keeps everything under `folder`; it can be stopped and started again.
+    `files` go into its configuration's folder, by name."""
 
     folder: Path
     version: str
     port: int
     settings: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
     _running: list[ServerProcess] = field(default_factory=list)
 
     @property
@@ -84,11 +86,15 @@ class ElasticsearchServer:
 
 
 def start_elasticsearch(
-    folder: Path, version: str | None = None, *settings: str
+    folder: Path,
+    version: str | None = None,
+    settings: Sequence[str] = (),
+    files: Mapping[str, str] | None = None,
 ) -> ElasticsearchServer:
-    """Start an empty server, of the newest version that a JDK here runs. `settings` are lines of
-    elasticsearch.yml. Raises ServerFailed."""
-    server = ElasticsearchServer(folder, version or newest_version(), free_port(), settings)
+    """Start an empty server, by default of the newest version that a JDK here runs. `settings` are
+    lines of elasticsearch.yml. Raises ServerFailed."""
+    chosen = version or newest_version()
+    server = ElasticsearchServer(folder, chosen, free_port(), tuple(settings), files or {})
     server.start()
     return server
 
@@ -156,7 +162,8 @@ def _configured(home: Path, server: ElasticsearchServer) -> Path:
         lines = options.read_text().splitlines()
         kept = [line for line in lines if "Xlog" not in line and "hs_err" not in line]
         options.write_text("\n".join(line for line in kept if "HeapDumpPath" not in line) + "\n")
-    (config / "elasticsearch.yml").write_text(_settings(server))
+    for name, text in {**server.files, "elasticsearch.yml": _settings(server)}.items():
+        (config / name).write_text(text)
     return config
 
 
