@@ -229,17 +229,40 @@ def test_an_older_owner_changes_nothing(redis_flavour: str) -> None:
         assert new.keys() == {"player:2"}
 
 
-def test_an_owner_that_comes_between_reading_and_writing(redis_url: str) -> None:
-    """The entry is watched: EXEC of the older one does nothing."""
-    with Cache(redis_url) as old, Cache(redis_url) as new:
-        new.apply([BORIS])
-        with closing(RedisSink("c", redis_url, Settings.of(JSON))) as third:
-            third.open([INPUT])
-            with pytest.raises(Fenced):
-                old.apply([ANNA])
-            with pytest.raises(Fenced):
-                new.apply([ANNA])
-        assert old.keys() == {"player:2"}
+def test_an_owner_that_comes_between_reading_and_writing(redis_flavour: str) -> None:
+    """Everything is queued when somebody else opens the sink: EXEC does nothing."""
+    schema = table(
+        "public.s", Column("id", pa.int64(), "bigint"), Column("v", pa.float64(), "real")
+    )
+    source = SinkInput("shop.s", "shop.public.s", schema)
+    options = {"value": "sorted_set", "name": "s", "score": "v", "member": "{id}"}
+    with (
+        Cache(redis_flavour, options, source) as old,
+        closing(RedisSink("c", redis_flavour, Settings.of(options))) as new,
+    ):
+        cut = old.cut([{"id": 1, "v": 1.0}, {"id": 2, "v": float("nan")}])
+
+        def open_elsewhere(letters: Sequence[DeadLetter]) -> None:
+            new.open([source])
+
+        with pytest.raises(Fenced, match="taken over"):
+            old.sink.apply(cut, open_elsewhere)
+        assert old.keys() == set() and new.position() is None
+
+
+def test_a_server_that_has_gone_back_in_time(redis_url: str) -> None:
+    """As after a failover that lost the last cuts: the sink goes on where the server stands."""
+    with Cache(redis_url) as cache:
+        cache.apply([ANNA])
+        before = cache.client.hget("cdc:sink:c", "position")
+        cache.apply([BORIS])
+        cache.client.hset("cdc:sink:c", "position", str(before))
+        cache.client.delete("player:2")
+        with pytest.raises(StoreUnavailable, match="back in time"):
+            cache.apply([CHLOE])
+        assert cache.sink.open([INPUT]) == position(INPUT, 1)
+        cache.apply([BORIS, CHLOE])
+        assert cache.keys() == {"player:1", "player:2", "player:3"}
 
 
 READER = """
