@@ -3,6 +3,9 @@
 1M rows of 8 mixed columns (bigint, int, numeric, 3 texts, timestamptz, bool) are loaded, then cuts
 of 10,000 updates on shuffled keys, and cuts of one row, are applied to them.
 
+Then the same million is put into a log and the sink rebuilt from offset zero: once where nothing
+was, once beside the live one, comparison and swap included.
+
     .venv/bin/python -m bench.sinks
 """
 
@@ -21,12 +24,16 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from bench.measure import Figure, fdatasync_p50_ms, percentile, report
-from cdc.changes import Int64s
-from cdc.log.api import DeadLetter
+from cdc.changes import ChangeBatch, Int64s, R
+from cdc.config import Config, LogConfig, Place, SinkConfig, SourceConfig, StateConfig
+from cdc.frontiers import Frontier
+from cdc.log.api import DeadLetter, TopicSpec
+from cdc.log.open import open_log
 from cdc.positions import Lsn, Vector
 from cdc.schema import Column, TableSchema
 from demo.embedded_postgres import start_postgres
 from sinks.api import InputChanges, SinkCut, SinkInput, SinkPosition
+from sinks.part import PART
 from sinks.sql.duckdb_store import DuckDbStore
 from sinks.sql.postgres_store import PostgresStore
 from sinks.sql.session import Store
@@ -36,6 +43,7 @@ ROWS = 1_000_000
 CUT_ROWS = 10_000
 CUTS = 10
 RUNS = 3
+LOG_BATCH_ROWS = 50_000
 
 SCHEMA = TableSchema(
     "public.orders",
@@ -112,18 +120,61 @@ def _no_letters(letters: Sequence[DeadLetter]) -> None:
     raise AssertionError(letters)
 
 
+def measure_rebuilds(folder: Path, url: str) -> tuple[float, float]:
+    """Rows/s of a rebuild where nothing was, and of one beside the live sink."""
+    config = _config(folder, url)
+    with closing(open_log(config.log)) as log, closing(log.producer("shop")) as producer:
+        producer.create_topics([TopicSpec(INPUT.topic, SCHEMA)])
+        ids = np.random.default_rng(1).permutation(ROWS).astype(np.int64)
+        for number, start in enumerate(range(0, ROWS, LOG_BATCH_ROWS)):
+            batch = _logged(rows(ids[start : start + LOG_BATCH_ROWS], 0), number)
+            frontier = Frontier("shop", Vector.of({"shop": Lsn(number + 1)}), number)
+            producer.append([(INPUT.topic, batch)], [frontier])
+        first, second = (
+            PART.rebuild(config, "bench", log, lambda: False, lambda facts: None).seconds
+            for _ in range(2)
+        )
+    return ROWS / first, ROWS / second
+
+
+def _config(folder: Path, url: str) -> Config:
+    place = Place("bench", 1, 1)
+    source = SourceConfig("shop", "postgres", "", ("public.*",), "initial", "s", "p", place)
+    sink = SinkConfig("bench", "sql", url, (INPUT.name,), place)
+    log = LogConfig("embedded", folder / "log")
+    state = StateConfig(folder / "state")
+    file = folder / "connectors.yaml"
+    return Config(file, log, state, {"shop": source}, {}, {"bench": sink})
+
+
+def _logged(batch: pa.RecordBatch, txn_seq: int) -> ChangeBatch:
+    count = batch.num_rows
+    return ChangeBatch(
+        SCHEMA,
+        np.full(count, R, np.uint8),
+        np.full(count, txn_seq, np.int64),
+        np.arange(count, dtype=np.int64),
+        np.full(count, 1_700_000_000_000_000, np.int64),
+        batch,
+    )
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="cdc-bench-") as name:
         folder = Path(name)
         print(f"fdatasync p50 {fdatasync_p50_ms(folder):.2f} ms")
         found = [measure(DuckDbStore(folder / f"{run}.duckdb")) for run in range(RUNS)]
         _print("DuckDB", found)
+        _print_rebuilds("DuckDB", [measure_rebuilds(folder / "duck", "duckdb:///r.duckdb")])
         server = start_postgres(folder / "postgres")
         try:
             found = [measure(PostgresStore(_fresh(server.url("postgres"), r))) for r in range(RUNS)]
+            url = _fresh(server.url("postgres"), RUNS).render_as_string(hide_password=False)
+            rebuilds = [measure_rebuilds(folder / "pg", url)]
         finally:
             server.stop()
         _print("Postgres", found)
+        _print_rebuilds("Postgres", rebuilds)
 
 
 def _fresh(url: str, run: int) -> sa.URL:
@@ -141,6 +192,16 @@ def _print(kind: str, found: list[tuple[float, float, float]]) -> None:
             Figure(f"{kind}: first load", "rows/s", tuple(loads)),
             Figure(f"{kind}: cuts of {CUT_ROWS:,} updates into 1M", "rows/s", tuple(updates)),
             Figure(f"{kind}: cut of one row, p50", "ms", tuple(singles)),
+        ]
+    )
+
+
+def _print_rebuilds(kind: str, found: list[tuple[float, float]]) -> None:
+    firsts, seconds = zip(*found, strict=True)
+    report(
+        [
+            Figure(f"{kind}: rebuild of {ROWS:,} where nothing was", "rows/s", tuple(firsts)),
+            Figure(f"{kind}: rebuild of {ROWS:,} beside the live", "rows/s", tuple(seconds)),
         ]
     )
 

@@ -16,7 +16,7 @@ from cdc.config import Config, StateConfig
 from cdc.errors import CheckFailed, Fenced
 from cdc.log.api import DeadLetter
 from cdc.positions import Vector
-from sinks import rebuild
+from sinks import rebuild, rebuild_compare
 from sinks.api import InputChanges, Sink, SinkCut, SinkInput
 from sinks.chunks import Limits
 from sinks.delivery import deliver
@@ -186,6 +186,7 @@ def _in_thread(work: Callable[[], object], failed: list[BaseException]) -> threa
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rebuild, "LIMITS", Limits(rows=100))
+    monkeypatch.setattr(rebuild_compare, "PENDING_ROWS_MAX", 100)
 
 
 def interrupted(config: Config, shop: Shop, rows: int = 300) -> None:
