@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cdc.config import Config
+
+LOOK_S_MAX = 0.3
 
 
 class Locked(Exception):
@@ -30,19 +33,27 @@ def hold_lock(config: Config, sink: str) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock. Raises Locked at once when somebody else does."""
+    """Hold the lock. Raises Locked when somebody else does. The file stays: taking it away would
+    let two processes lock two files of one name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-    except BlockingIOError as error:
-        raise Locked(str(path)) from error
+        _lock(file, path)
+        yield
     finally:
         os.close(file)
+
+
+def _lock(file: int, path: Path) -> None:
+    """Lock the open file, past those who only look (`is_locked`), which takes them moments."""
+    deadline_s = time.monotonic() + LOOK_S_MAX
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline_s:
+                raise Locked(str(path)) from error
+        time.sleep(0.002)
 
 
 def is_locked(path: Path) -> bool:

@@ -92,8 +92,9 @@ class Sinks:
             raise CheckFailed("a rebuild of it is running", where=f"sink {sink}")
         with closing(sink_of(config, sink)) as opened:
             removed = opened.remove()
-        for file in (status_file(config, sink), rebuild_status_file(config, sink)):
-            file.unlink(missing_ok=True)
+        files = (status_file, rebuild_status_file, rebuild_lock, hold_lock)
+        for path_of in files:
+            path_of(config, sink).unlink(missing_ok=True)
         return removed
 
     def status(self, config: Config, sink: str) -> dict[str, Any]:
