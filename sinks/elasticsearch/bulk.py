@@ -50,10 +50,10 @@ _CURRENT_VERSION = re.compile(r"current version \[(\d+)\]")
 
 @dataclass(frozen=True)
 class Rejected:
-    """A document that the index does not take."""
+    """A document that the index does not take; without `value`, a delete."""
 
     key: bytes
-    value: bytes
+    value: bytes | None
     offset: int
     error: str
 
@@ -92,7 +92,7 @@ class Lines:
         return data.slice(int(starts[0]), int(starts[-1] - starts[0])).to_pybytes()
 
     def rejected(self, row: int, error: str) -> Rejected:
-        value = b"" if self.documents is None else self.documents[row].as_py()
+        value = None if self.documents is None else self.documents[row].as_py()
         key = self.keys[row].as_py().encode()
         return Rejected(key, value, int(self.offsets[row]), error)
 

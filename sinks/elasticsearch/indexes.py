@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cdc.errors import SinkError
+from cdc.errors import SinkError, StoreUnavailable
 from sinks.elasticsearch.server import Server, path_of, refused
 
 _EXISTS = "resource_already_exists_exception"
@@ -49,7 +49,7 @@ class Indexes:
         self, name: str, owner: str, shape: Mapping[str, Any], live: Mapping[str, Any]
     ) -> bool:
         """Make an index for `owner` (an entry's key); False: it is there already and is ours.
-        Raises SinkError where it is another's."""
+        Raises StoreUnavailable where it is another's: the next attempt takes the next number."""
         mappings = dict(shape["mappings"])
         mappings["_meta"] = {**(mappings.get("_meta") or {}), "cdc": owner}
         body = {
@@ -60,8 +60,10 @@ class Indexes:
         answer = self._server.ask("PUT", path_of(name), body)
         if answer.ok:
             return True
-        if answer.error_type == _EXISTS and self.owner(name) == owner:
-            return False
+        if answer.error_type == _EXISTS:
+            if self.owner(name) == owner:
+                return False
+            raise StoreUnavailable(f"another process has made {name} just now", where=self._alias)
         raise refused(f"the index {name}", answer, self._server.name)
 
     def exists(self, name: str) -> bool:

@@ -30,10 +30,17 @@ def ask(server: Server, alias: str, text: str) -> QueryResult:
             where=f"index {alias}",
             hint='write a query string (status:new AND total:>10) or a JSON body ({"query": …})',
         )
-    found = json.loads(answer.body, parse_float=Decimal)
+    found = json.loads(answer.body, parse_float=_number)
     if "aggregations" in found:
         return _table(list(_buckets(found["aggregations"], {})))
     return _table([_hit(hit) for hit in found["hits"]["hits"]])
+
+
+def _number(text: str) -> float | Decimal:
+    """A float where it has the very digits that were written."""
+    number = float(text)
+    exact = Decimal(text)
+    return number if Decimal(repr(number)) == exact else exact
 
 
 def _hit(hit: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from cdc import faults
 from cdc.errors import CdcError, SinkError
 from cdc.json_rows import rows_from_json
 from cdc.log.api import DeadLetter
+from cdc.schema import Column
 from cdc.source import Finding
 from sinks.api import (
     REBUILD,
@@ -41,15 +42,10 @@ from sinks.elasticsearch import query
 from sinks.elasticsearch.backfill import fill_missing
 from sinks.elasticsearch.bulk import IN_FLIGHT, Bulk, Rejected, lines_of
 from sinks.elasticsearch.check import require_version, rights_lacking
-from sinks.elasticsearch.entry import Entries, Entry, released, require_same_sink
+from sinks.elasticsearch.entry import Entries, Entry, released
 from sinks.elasticsearch.indexes import Indexes
-from sinks.elasticsearch.mapping import (
-    changes_of,
-    flat_settings,
-    live_settings,
-    require_names,
-    shape_of,
-)
+from sinks.elasticsearch.mapping import flat_settings, live_settings, require_names, shape_of
+from sinks.elasticsearch.place import Place, require_fit
 from sinks.elasticsearch.read import pages
 from sinks.elasticsearch.server import Server
 from sinks.elasticsearch.tenure import Tenure
@@ -87,6 +83,9 @@ class ElasticsearchSink:
         self._entries = Entries(server)
         self._indexes = Indexes(server, alias)
         self._tenure = Tenure(self._entries, f"{alias}/rebuild" if live else alias, name)
+        self._place = Place(
+            name, alias, self._indexes, self._tenure, self._settings, live._tenure if live else None
+        )
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix=f"bulk-{name}")
         self._input: SinkInput | None = None
         self._reload: _Reload | None = None
@@ -107,8 +106,8 @@ class ElasticsearchSink:
             require_version(self._server)
             stored = self._tenure.read()
             entry = stored.entry if stored else Entry(self._name)
-            self._require_ours(entry)
-            _require_fit(entry, shape, self._where, self._name)
+            self._place.require_ours(entry)
+            require_fit(entry, shape, self._where, self._name)
         except CdcError as error:
             return [Finding("error", self._where, error.what, error.hint)]
         return [Finding("ok", self._where, f"{item.name} → index {self._alias}")]
@@ -117,11 +116,11 @@ class ElasticsearchSink:
         item, shape = self._shaped(inputs)
         require_version(self._server)
         self._entries.prepare()
-        self._tenure.take(lambda entry: self._require_usable(entry, shape))
-        made = self._place(item, shape)
-        self._clean()
+        self._tenure.take(lambda entry: self._place.require_usable(entry, shape))
+        made = self._place.settle(item, shape)
+        self._place.clean()
         if not made:
-            self._widen(item, shape)
+            self._place.widen(item, shape, self._fill_missing)
         entry = self._tenure.entry
         if self._live is None:
             self._indexes.point_alias(entry.index)
@@ -184,7 +183,7 @@ class ElasticsearchSink:
         self._entries.prepare()
         stored = self._tenure.read()
         live = stored.entry if stored else Entry(self._name)
-        self._require_ours(live)
+        self._place.require_ours(live)
         if new.reached is None or not new.reached.covers(live.reached):
             return False
         handed_on = replace(
@@ -210,7 +209,7 @@ class ElasticsearchSink:
         stored = self._tenure.read()
         if stored is None:
             return []
-        removed = self._drop(stored.entry)
+        removed = self._place.drop(stored.entry)
         self._entries.delete(self._tenure.key, stored)
         return removed
 
@@ -242,102 +241,9 @@ class ElasticsearchSink:
         assert self._input is not None and self._input.name == name, "open the sink first"
         return self._input
 
-    def _require_ours(self, entry: Entry) -> None:
-        """Raise SinkError where the alias names what somebody else has made."""
-        require_same_sink(entry, self._name, self._alias)
-        behind = self._indexes.behind_alias()
-        keys = {self._alias, f"{self._alias}/rebuild"}
-        foreign = [name for name in sorted(behind) if self._indexes.owner(name) not in keys]
-        if foreign:
-            raise SinkError(
-                f"the alias '{self._alias}' names an index that this sink has not made: "
-                f"{', '.join(foreign)}",
-                where=self._where,
-                hint="give the sink another `index:`, or remove that alias",
-            )
-
-    def _require_usable(self, entry: Entry, shape: Mapping[str, Any]) -> None:
-        """Raise SinkError where only a rebuild helps, or the alias is somebody else's."""
-        if self._live is None:
-            self._require_ours(entry)
-            _require_fit(entry, shape, self._where, self._name)
-
-    def _place(self, item: SinkInput, shape: dict[str, Any]) -> bool:
-        """See that there is an index to write to; whether it had to be made."""
-        if self._live is None:
-            self._adopt_lost()
-        else:
-            self._drop_unfit(item, shape)
-        entry, key = self._tenure.entry, self._tenure.key
-        owner = self._indexes.owner(entry.index) if entry.index else None
-        if owner == key:
-            return False
-        if owner is not None and entry.position is not None:
-            self._indexes.adopt(entry.index, key)  # a swap was interrupted
-            return False
-        self._tenure.update(
-            index=self._indexes.next_name(),
-            generation=entry.generation + 1,
-            position=None,
-            shape=shape,
-            schema=item.schema.fingerprint(),
-            loading=None,
-        )
-        index = self._tenure.entry.index
-        return self._indexes.create(index, key, shape, live_settings(self._settings))
-
-    def _adopt_lost(self) -> None:
-        """Where the entry was lost, take the index that the alias names: it is loaded anew."""
-        if not self._tenure.entry.index:
-            behind = self._indexes.behind_alias()
-            if behind:
-                self._indexes.adopt(min(behind), self._tenure.key)
-                self._tenure.update(index=min(behind))
-
-    def _drop_unfit(self, item: SinkInput, shape: Mapping[str, Any]) -> None:
-        """Drop what an interrupted rebuild has left, if it cannot go on; and before a new one
-        begins, the index that the last one has replaced."""
-        assert self._live is not None
-        entry, stored = self._tenure.entry, self._live._tenure.read()
-        live = stored.entry if stored else Entry(self._name)
-        mine = entry.index and entry.index not in {live.index, live.previous}
-        if mine and entry.shape == shape and entry.schema == item.schema.fingerprint():
-            return
-        if mine:
-            self._indexes.delete(entry.index)
-        if live.previous:
-            self._indexes.delete(live.previous)
-        generation = max(entry.generation, live.generation)
-        self._tenure.update(index="", generation=generation, position=None, loading=None)
-
-    def _clean(self) -> None:
-        """Undo what an interrupted reload or load has left."""
-        entry = self._tenure.entry
-        if entry.reload is not None:
-            self._indexes.delete(entry.reload)
-            self._tenure.update(reload=None)
-        if entry.loading is not None:
-            self._indexes.end_load(entry.index, entry.loading)
-            self._tenure.update(loading=None)
-
-    def _widen(self, item: SinkInput, shape: dict[str, Any]) -> None:
-        """Add new fields to an index that was there, and their defaults to its documents."""
-        entry, live = self._tenure.entry, live_settings(self._settings)
-        if live:
-            self._indexes.set(entry.index, live)
-        if entry.position is None:
-            return
-        had = entry.shape["mappings"]["properties"]
-        new = {n: f for n, f in shape["mappings"]["properties"].items() if n not in had}
-        if not new:
-            return
-        self._indexes.add_fields(entry.index, new)
-        columns = [c for c in item.schema.columns if c.name in new and c.missing is not None]
-        if columns:
-            bulk = Bulk(self._server, self._pool, entry.index, entry.generation)
-            fill_missing(self._server, bulk, entry.index, columns)
-        mappings = {**shape["mappings"], "properties": {**had, **new}}
-        self._tenure.update(shape={**shape, "mappings": mappings}, schema=item.schema.fingerprint())
+    def _fill_missing(self, entry: Entry, columns: Sequence[Column]) -> None:
+        bulk = Bulk(self._server, self._pool, entry.index, entry.generation)
+        fill_missing(self._server, bulk, entry.index, columns)
 
     def _require_partitions(self, position: SinkPosition) -> None:
         """Raise SinkError where offsets no longer order the records of a key."""
@@ -406,32 +312,11 @@ class ElasticsearchSink:
         self._indexes.begin_load(name)
         return _Reload(name, self._tenure.entry.generation + 1, before)
 
-    def _drop(self, entry: Entry) -> list[str]:
-        """Delete the indexes of a rebuild, unless they are the live sink's by now."""
-        assert self._live is not None
-        live = self._live._tenure.read()
-        lives = {live.entry.index, live.entry.previous} if live else set()
-        names = [name for name in (entry.index, entry.reload) if name and name not in lives]
-        return [f"index {name}" for name in names if self._indexes.delete(name)]
-
     def _forget(self) -> None:
         """The rebuild has been swapped in: its entry has no use any more."""
         stored = self._tenure.read()
         if stored is not None:
             self._entries.delete(self._tenure.key, stored)
-
-
-def _require_fit(entry: Entry, shape: Mapping[str, Any], where: str, name: str) -> None:
-    """Raise SinkError where documents were written with settings that have changed since."""
-    if entry.position is None:
-        return
-    changed = changes_of(entry.shape, shape)
-    if changed:
-        raise SinkError(
-            f"the index was made with other settings: {', '.join(changed)}",
-            where=where,
-            hint=f"cdc rebuild {name}",
-        )
 
 
 def _partitions(position: SinkPosition) -> int:

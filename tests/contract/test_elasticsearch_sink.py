@@ -244,6 +244,15 @@ def test_changed_settings_ask_for_a_rebuild(config: Config, shop: Shop) -> None:
     assert flat_settings(config)["index.refresh_interval"] == "5s"
 
 
+def test_an_index_that_was_never_written_to_is_made_again(config: Config, shop: Shop) -> None:
+    with opened(config) as sink:
+        assert sink.empty
+    changed = with_options(config, mappings={"properties": {"name": {"type": "keyword"}}})
+    run_until(changed, shop, shop.put("public.items", [item(1)]))
+    assert mapping(changed)["properties"]["name"] == {"type": "keyword"}
+    assert len(numbered(changed)) == 1
+
+
 def test_a_name_that_documents_cannot_have_is_refused(config: Config) -> None:
     odd = table("public.items", Column("_id", pa.int64(), "bigint"), key=("_id",))
     with closing(sink_of(config, "warehouse")) as sink:
