@@ -8,7 +8,8 @@ other in the array's buffer, which is what goes over the wire. Where a command t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,8 +50,7 @@ class Commands:
         if not count:
             return
         if count <= _FEW:
-            values = [column.view(pa.binary()).to_pylist() for column in columns]
-            self.add(*head, *(value for row in zip(*values, strict=True) for value in row))
+            self.add(*head, *(word for row in _python_rows(*columns) for word in row))
             return
         places, data = _contents(bulk_strings(*columns))
         for first in range(0, count, ROWS):
@@ -62,7 +62,12 @@ class Commands:
 
     def grouped(self, verb: str, names: pa.StringArray, *columns: pa.Array) -> None:
         """`VERB name a1 b1 a2 b2 …`, one command per distinct name."""
-        if not len(names):
+        if len(names) <= _FEW:
+            groups: dict[bytes, list[bytes]] = {}
+            for name, *words in _python_rows(names, *columns):
+                groups.setdefault(name, []).extend(words)
+            for name, words in groups.items():
+                self.add(verb, name, *words)
             return
         codes = names.dictionary_encode()
         index = np.asarray(codes.indices)
@@ -79,7 +84,14 @@ class Commands:
     def hashes(self, keys: pa.StringArray, fields: Sequence[tuple[str, pa.StringArray]]) -> None:
         """`HSET key field value …` per row, without the fields that are null. A row without any
         has the field "" (Redis knows no empty hash)."""
-        if not len(keys):
+        if len(keys) <= _FEW:
+            names = [name.encode() for name, _ in fields]
+            for key, *values in _python_rows(keys, *(texts for _, texts in fields)):
+                pairs = zip(names, values, strict=True)
+                words = [
+                    word for name, value in pairs if value is not None for word in (name, value)
+                ]
+                self.add("HSET", key, *(words or [b"", b""]))
             return
         parts = [bulk_strings(values, before=packed_word(name)) for name, values in fields]
         present = np.zeros(len(keys), np.int64)
@@ -95,6 +107,11 @@ class Commands:
         places, data = _contents(parts)
         self.buffers.append(data[places[0] : places[-1]])
         self.count += count
+
+
+def _python_rows(*columns: pa.Array) -> Iterator[tuple[Any, ...]]:
+    """The rows of a few values, where Arrow's kernels cost more than Python does."""
+    return zip(*(column.view(pa.binary()).to_pylist() for column in columns), strict=True)
 
 
 def packed_word(text: str) -> bytes:
