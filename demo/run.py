@@ -33,7 +33,7 @@ from demo.search import SINK, elasticsearch_answers, remove_indices
 from demo.workload import Workload
 
 HERE = Path(__file__).parent
-CHANGING_S = float(os.environ.get("DEMO_SECONDS", "25"))
+CHANGING_S = float(os.environ.get("DEMO_SECONDS", "20"))
 TRANSACTIONS_PER_S = 150.0
 REBUILT = "warehouse"
 
