@@ -22,11 +22,9 @@ import pyarrow as pa
 
 from cdc import faults
 from cdc.errors import CdcError, Fenced, SinkError, StoreUnavailable
-from cdc.log.api import DeadLetter
 from cdc.source import Finding
 from sinks.api import (
     REBUILD,
-    InputChanges,
     QueryResult,
     Reject,
     Sink,
@@ -36,6 +34,7 @@ from sinks.api import (
 )
 from sinks.redis.checks import findings
 from sinks.redis.connection import Connection, Halfway
+from sinks.redis.cuts import CutWriter
 from sinks.redis.entry import SINKS, Ownership, entry_key, read_entry, take_over
 from sinks.redis.exchange import Exchange, complete
 from sinks.redis.layout import Layout, Settings, layout_of
@@ -43,7 +42,7 @@ from sinks.redis.opening import Opening, clear
 from sinks.redis.protocol import Commands
 from sinks.redis.query import answer
 from sinks.redis.read import rows_in
-from sinks.redis.write import Area, Block, Refused, Writer, blocks_of
+from sinks.redis.write import Area
 
 BULK_BYTES = 512 * 2**20
 """Redis's own limit for one value, where CONFIG GET proto-max-bulk-len is not allowed."""
@@ -95,7 +94,8 @@ class RedisSink:
             if cut.replace:
                 self._reload(cut, reject)
             else:
-                self._write(cut, self._area, reject, cut.first_load, cut.position.to_json())
+                writer = self._writer(self._area, cut.first_load, reject)
+                writer.write(cut.changes, cut.position.to_json())
         except Halfway as error:
             self._forget_position()
             raise SinkError(
@@ -216,78 +216,9 @@ class RedisSink:
         while read_entry(self._connection, self._name).exchange and time.monotonic() < deadline_s:
             time.sleep(0.01)
 
-    def _write(
-        self, cut: SinkCut, area: Area, reject: Reject, plain: bool, position: str | None
-    ) -> None:
-        """Write a cut's blocks; the last one sets the position (None: leaves it)."""
-        parts = [(changes, block) for changes in cut.changes for block in blocks_of(changes)]
-        if not parts and position is not None:
-            self._commit(Commands(), position)
-        for number, (changes, block) in enumerate(parts, 1):
-            last = number == len(parts)
-            done = self._state(position, number, len(parts))
-            self._write_block(changes, block, area, reject, plain, done, last)
-            if last and position is not None:
-                self._owned.position = position
-
-    def _state(self, position: str | None, number: int, count: int) -> Commands:
-        """What the entry says after block `number`."""
-        commands, key = Commands(), entry_key(self._name)
-        if position is None:
-            return commands
-        if number == count:
-            commands.add("HSET", key, "position", position)
-            commands.add("HDEL", key, "loading", "applying")
-        else:
-            commands.add("HSET", key, "applying", f"{position} block {number} of {count}")
-        return commands
-
-    def _write_block(
-        self,
-        changes: InputChanges,
-        block: Block,
-        area: Area,
-        reject: Reject,
-        plain: bool,
-        state: Commands,
-        last: bool,
-    ) -> None:
-        writer = Writer(self._opened, area, block, plain, self._value_bytes_max)
-        told = False
-
-        def plan(found: list[Any]) -> Commands:
-            commands = writer.commands(found)
-            commands.buffers += state.buffers
-            commands.count += state.count
-            return commands
-
-        def before_exec() -> None:
-            nonlocal told
-            if writer.refused and not told:
-                reject([self._letter(changes, one) for one in writer.refused])
-                told = True
-            if last:
-                faults.point("sink.after_write")
-
-        self._owned.transact(self._connection, plan, writer.reads(), before_exec)
-        if not last:
-            faults.point("redis.after_block")
-
-    def _letter(self, changes: InputChanges, one: Refused) -> DeadLetter:
-        where = f"{changes.input.topic} {one.key.decode()}"
-        return DeadLetter(self._name, where, one.error, one.key, one.value)
-
-    def _commit(self, commands: Commands, position: str) -> None:
-        """A transaction that only moves the position."""
-        state = self._state(position, 1, 1)
-        commands.buffers += state.buffers
-        commands.count += state.count
-
-        def before_exec() -> None:
-            faults.point("sink.after_write")
-
-        self._owned.transact(self._connection, lambda _: commands, None, before_exec)
-        self._owned.position = position
+    def _writer(self, area: Area, plain: bool, reject: Reject) -> CutWriter:
+        limit = self._value_bytes_max
+        return CutWriter(self._connection, self._owned, self._opened, area, plain, limit, reject)
 
     def _reload(self, cut: SinkCut, reject: Reject) -> None:
         area, first = self._reload_area, not self._reloading
@@ -296,7 +227,7 @@ class RedisSink:
             commands.add("HSET", entry_key(self._name), "reloading", 1)
             self._owned.transact(self._connection, lambda _: commands)
             clear(self._connection, area, self._owned)
-        self._write(cut, area, reject, first, None)
+        self._writer(area, first, reject).write(cut.changes, None)
         if cut.position.chunk == 0:
             text = cut.position.to_json()
             exchange = Exchange.of(area, self._opened, text)
