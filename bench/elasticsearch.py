@@ -68,7 +68,9 @@ SCHEMA = TableSchema(
 )
 NAMES = pa.array([f"customer number {i} of the shop" for i in range(5000)])
 NOTES = pa.array([f"please leave the parcel at door {i}, thank you" for i in range(5000)])
-PLACES = pa.array([f"{i} Long Street, {i % 97:05d} Little Town, second floor" for i in range(9000)])
+PLACES = pa.array(
+    [f"{i} Long Street, {i % 97:05d} Little Town, second floor, ring twice" for i in range(9000)]
+)
 STATES = pa.array(["new", "paid", "sent", "returned"])
 FEED = Feed("bench", (("orders", TOPIC, TOPIC),))
 
@@ -220,6 +222,7 @@ def load(url: str, log: Log, folder: Path, count: int) -> float:
 
 def latencies(url: str, folder: Path) -> list[float]:
     """From append to stored position, in ms, COMMITS_PER_S a second."""
+    folder.mkdir()
     with closing(Filled(folder / "steady")) as filled:
         filled.append(rows(np.arange(1000)))
         with delivering(url, filled.log, folder) as watched:
@@ -260,16 +263,17 @@ def measure(url: str, folder: Path, count: int, version: str) -> None:
     server = Server(url)
     bodies = ready_made(count)
     mean = sum(map(len, bodies)) / count
-    print(f"Elasticsearch {version}, {count:,} documents, {mean:.0f} bytes each with its action")
+    print(f"Elasticsearch {version}, {count:,} documents, {mean:.0f} bytes each with `_id`")
     ceiling(server, bodies[: max(1, len(bodies) * WARM // count)], WARM)
     own, ready = [], []
     with closing(Filled(folder / "log")) as filled:
         for batch in batches(count):
             filled.append(batch)
-        for _ in range(RUNS):
+        for run in range(RUNS):
             ready.append(ceiling(server, bodies, count))
             own.append(load(url, filled.log, folder, count))
-    waits = [latencies(url, folder) for _ in range(1)]
+            print(f"run {run + 1}: {own[-1]:,.0f} of {ready[-1]:,.0f} docs/s", flush=True)
+    waits = [latencies(url, folder / str(run)) for run in range(RUNS)]
     shares = tuple(100 * mine / best for mine, best in zip(own, ready, strict=True))
     report(
         [

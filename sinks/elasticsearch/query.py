@@ -6,13 +6,12 @@ aggregations, one row per innermost bucket, with its keys, its `doc_count` and i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 from cdc.errors import SinkError
 from sinks.api import QueryResult
+from sinks.documents import parsed
 from sinks.elasticsearch.server import Server, path_of
 
 _SIZE = 100
@@ -30,17 +29,10 @@ def ask(server: Server, alias: str, text: str) -> QueryResult:
             where=f"index {alias}",
             hint='write a query string (status:new AND total:>10) or a JSON body ({"query": …})',
         )
-    found = json.loads(answer.body, parse_float=_number)
+    found = parsed(answer.body)
     if "aggregations" in found:
         return _table(list(_buckets(found["aggregations"], {})))
     return _table([_hit(hit) for hit in found["hits"]["hits"]])
-
-
-def _number(text: str) -> float | Decimal:
-    """A float where it has the very digits that were written."""
-    number = float(text)
-    exact = Decimal(text)
-    return number if Decimal(repr(number)) == exact else exact
 
 
 def _hit(hit: Mapping[str, Any]) -> dict[str, Any]:

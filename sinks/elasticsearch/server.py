@@ -3,7 +3,8 @@
 The transport is Elastic's own (elastic_transport: TLS, authorization, a pool of connections); what
 is repeated, and for how long, is decided here:
 
-    no connection, time-out, 429, 502, 503, 504    again after RETRY_DELAYS_S, then StoreUnavailable
+    no connection, time-out, 429, 502, 503, 504    again after RETRY_DELAYS_S; StoreUnavailable
+                                                   after these, or when TIMEOUT_S is over
     401, 403                                       SinkError: the rights are missing
     other                                          the caller's
 
@@ -107,7 +108,7 @@ class Server:
         """Any answer but those that mean "later" and "denied". `body` is bytes, or becomes JSON.
         Raises StoreUnavailable, SinkError."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        problem = ""
+        problem, began = "", time.monotonic()
         for delay_s in (*RETRY_DELAYS_S, None):
             try:
                 meta, found = self._transport.perform_request(
@@ -120,8 +121,9 @@ class Server:
                 if meta.status not in LATER:
                     return self._allowed(answer, method, path)
                 problem = f"{meta.status}: {answer.reason}"
-            if delay_s is not None:
-                time.sleep(delay_s)
+            if delay_s is None or time.monotonic() - began > TIMEOUT_S:
+                break
+            time.sleep(delay_s)
         raise StoreUnavailable(f"Elasticsearch does not take requests: {problem}", where=self.name)
 
     def require(self, method: str, path: str, body: object = None) -> Any:
