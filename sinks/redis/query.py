@@ -10,15 +10,14 @@ A key that exists is taken as such first. Words may be put in quotation marks.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
 from cdc.errors import SinkError
 from sinks.api import QueryResult
+from sinks.documents import parsed
 from sinks.redis.connection import Connection
 from sinks.redis.protocol import Commands
 from sinks.redis.read import scan
@@ -159,7 +158,7 @@ def _document(value: bytes | None) -> Any:
     """A JSON object as such, so that it is not printed as a text inside JSON; else the text."""
     if value is not None and value.startswith(b"{"):
         try:
-            return json.loads(value, parse_float=Decimal)
+            return parsed(value)
         except ValueError:
             pass  # a text that only begins like one
     return _text(value)

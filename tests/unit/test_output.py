@@ -9,6 +9,7 @@ from decimal import Decimal
 import pytest
 
 from cdc.cli.output import cell, print_rows
+from sinks.documents import parsed
 
 DOCUMENT = {
     "customer": {"name": "Ünal [bold]", "tags": ["a", None], "since": dt.date(2026, 1, 2)},
@@ -30,6 +31,17 @@ def test_documents_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert "Ünal" in first
     assert second == '{"_id": "2", "order": null, "x": [1.5, "nan", "-inf"]}'
+
+
+def test_numbers_of_a_document_keep_their_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    text = '{"a": 653.75, "b": [12.50, 1e400, 7], "c": 0.1234567890123456789, "d": "1"}'
+    print_rows(("value",), [(parsed(text),)])
+    assert json.loads(capsys.readouterr().out)["value"] == {
+        "a": 653.75,
+        "b": [12.5, "1E+400", 7],
+        "c": "0.1234567890123456789",
+        "d": "1",
+    }
 
 
 def test_a_document_in_a_table_is_json_on_lines_of_its_own() -> None:
