@@ -170,10 +170,12 @@ def main() -> None:
         home = Path(folder)
         postgres = start_postgres(home / "postgres", major=18)
         redis = start_redis(home / "redis")
+        shop = Shop(postgres.url("postgres"), redis.url, home, has_search)
         try:
-            serve(Shop(postgres.url("postgres"), redis.url, home, has_search))
+            serve(shop)
         finally:
-            if has_search:
+            if has_search:  # a server of somebody's is left as it was
+                subprocess.run(shop.command("remove", "search", "--yes"), check=False)
                 remove_indices()
             redis.stop()
             postgres.stop()
