@@ -140,7 +140,7 @@ def _show(
                 progress.show(connector.name, status)
         elif connector.kind == "sink":
             rebuilt = parts.sinks().rebuild_status(config, connector.name)
-            if rebuilt is not None:
+            if rebuilt:
                 progress.show_rebuild(connector.name, rebuilt)
             else:
                 progress.end_rebuild(connector.name)

@@ -107,6 +107,7 @@ def test_what_was_damaged_is_right_again(config: Config, shop: Shop) -> None:
     assert shop.log.consumers() == ["warehouse"]
 
 
+@pytest.mark.slow
 def test_a_sink_that_never_ran_is_built(config: Config, shop: Shop) -> None:
     position = shop.put("public.items", [item(1), item(2)])
     assert rebuilt(config, shop).rows == {"shop.items": 2}
@@ -122,6 +123,7 @@ def test_nothing_is_rebuilt_before_there_is_anything(config: Config, shop: Shop)
 
 
 @pytest.mark.parametrize("schema", [TYPED, NULL_KEYS, ONE_ROW], ids=lambda schema: schema.name)
+@pytest.mark.slow
 def test_all_types_and_keys_compare_equal(store: StoreCase, tmp_path: Path, schema: Any) -> None:
     if schema is TYPED:
         rows = typed_rows()
@@ -137,6 +139,7 @@ def test_all_types_and_keys_compare_equal(store: StoreCase, tmp_path: Path, sche
         assert sum(found.rows.values()) + found.refused == rows.num_rows
 
 
+@pytest.mark.slow
 def test_while_changes_go_on_nobody_sees_it_empty_or_half(
     config: Config, shop: Shop, store: StoreCase
 ) -> None:
@@ -210,6 +213,7 @@ def filled(config: Config, shop: Shop) -> list[Any]:
 
 
 @pytest.mark.usefixtures("small_chunks")
+@pytest.mark.slow
 def test_interrupted_it_leaves_all_as_it_was_and_is_resumed(config: Config, shop: Shop) -> None:
     before = filled(config, shop)
     interrupted(config, shop)
@@ -228,6 +232,7 @@ def stored_one(config: Config) -> Any:
 
 
 @pytest.mark.usefixtures("small_chunks")
+@pytest.mark.slow
 def test_what_differs_is_named_and_not_swapped(config: Config, shop: Shop) -> None:
     before = filled(config, shop)
     interrupted(config, shop)
@@ -246,6 +251,7 @@ def test_what_differs_is_named_and_not_swapped(config: Config, shop: Shop) -> No
 
 
 @pytest.mark.usefixtures("small_chunks")
+@pytest.mark.slow
 def test_a_key_that_the_store_refused_is_left_out(config: Config, shop: Shop) -> None:
     filled(config, shop)
     interrupted(config, shop)
@@ -257,6 +263,7 @@ def test_a_key_that_the_store_refused_is_left_out(config: Config, shop: Shop) ->
 
 
 @pytest.mark.usefixtures("small_chunks")
+@pytest.mark.slow
 def test_removing_the_sink_forgets_an_interrupted_rebuild(config: Config, shop: Shop) -> None:
     filled(config, shop)
     interrupted(config, shop)
@@ -277,6 +284,7 @@ def test_a_second_rebuild_is_refused(config: Config, shop: Shop) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
+@pytest.mark.slow
 def test_a_second_rebuild_from_elsewhere_fences_the_first(
     config: Config, shop: Shop, tmp_path: Path
 ) -> None:
@@ -300,6 +308,7 @@ def test_a_second_rebuild_from_elsewhere_fences_the_first(
     assert stored(config) == before
 
 
+@pytest.mark.slow
 def test_status_tells_of_a_rebuild_that_runs(config: Config, shop: Shop) -> None:
     run_until(config, shop, shop.put("public.items", [item(1), item(2)]))
     told: list[Any] = []
@@ -313,6 +322,7 @@ def test_status_tells_of_a_rebuild_that_runs(config: Config, shop: Shop) -> None
     assert "rebuild" not in PART.status(config, "warehouse")
 
 
+@pytest.mark.slow
 def test_a_running_sink_holds_still_when_asked(config: Config, shop: Shop) -> None:
     run_until(config, shop, shop.put("public.items", [item(1)]))
     hold = hold_lock(config, "warehouse")

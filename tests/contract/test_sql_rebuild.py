@@ -19,11 +19,9 @@ from sinks.sql.stores import sink_of
 from tests.contract.test_rebuild import rebuilt
 from tests.sink_feed import ITEMS, Shop, config_of, item, run_until, stored, table
 
-STORES = [
-    "duckdb",
-    pytest.param("sqlite", marks=pytest.mark.slow),
-    pytest.param("postgres", marks=pytest.mark.service),
-]
+pytestmark = pytest.mark.slow
+
+STORES = ["duckdb", "sqlite", pytest.param("postgres", marks=pytest.mark.service)]
 
 NARROWER = table("public.items", *ITEMS.columns[:2], version=2)
 RETYPED = table(
