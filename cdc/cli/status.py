@@ -217,7 +217,16 @@ def _print(facts: Facts) -> None:
             detail = one.get("detail")
             if one["state"] == "blocked" and detail:
                 print(f"{name}: {detail}")
-    print(f"dead letters: {facts['dead_letters']}")
+            if isinstance(detail, dict) and "rebuild" in detail:
+                print(f"{name}: {_rebuild(detail['rebuild'])}")
+    whose = ", ".join(f"{n} {count}" for n, count in facts["dead_letters_by_connector"].items())
+    print(f"dead letters: {facts['dead_letters']}" + (f" ({whose})" if whose else ""))
+
+
+def _rebuild(told: Facts) -> str:
+    """How far a rebuild that is running has come."""
+    of = f" of {told['of']:,}" if "of" in told else ""
+    return f"being rebuilt: {told.get('phase', 'starting')}, {told.get('done', 0):,}{of} records"
 
 
 def _lag(one: Facts) -> str:
