@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from cdc import ragged
 from cdc.changes import ChangeBatch, D
-from cdc.formats import avro_read, avro_write
+from cdc.formats import avro_read, avro_write, json_write
 from cdc.formats.avro_read import Selection
 from cdc.formats.connect_schema import Schema, adjusted
 from cdc.formats.connect_values import Structs
@@ -40,6 +40,16 @@ class Avro:
     value_id: int
 
 
+@dataclass(frozen=True)
+class Json:
+    """JsonConverter's JSON, the schema in every record or (the default) in none."""
+
+    schemas: bool = False
+
+
+Form = Avro | Json
+
+
 @dataclass(frozen=True, eq=False)
 class Records:
     """Records in order: `values` is null for a tombstone; `change` is the change of each."""
@@ -55,7 +65,7 @@ class Records:
 def envelope_records(
     changes: ChangeBatch,
     topic: str,
-    form: Avro,
+    form: Form,
     options: Options,
     origin: Origin,
     now_us: int,
@@ -69,22 +79,18 @@ def envelope_records(
     schemas = topic_schemas(topic, changes.schema, options)
     values = envelope_values(changes, schemas, options, origin, now_us, details)
     keys = _keys(changes, schemas, form, options)
-    texts = avro_write.encode(
-        schemas.envelope, values, changes.num_rows, avro_write.confluent_header(form.value_id)
-    )
+    texts = _encoded(schemas.envelope, values, changes.num_rows, form, key=False)
     return _with_tombstones(keys, texts, changes.op == D)
 
 
-def row_records(changes: ChangeBatch, topic: str, form: Avro, options: Options) -> Records:
+def row_records(changes: ChangeBatch, topic: str, form: Form, options: Options) -> Records:
     """The records of a view's topic: plain rows, and tombstones."""
     schemas = topic_schemas(topic, changes.schema, options)
     keys = _keys(changes, schemas, form, options)
     kept = np.flatnonzero(changes.op != D)
     rows = changes.rows if len(kept) == changes.num_rows else changes.rows.take(pa.array(kept))
     values = Structs(row_values(rows, changes.schema, schemas, options))
-    texts = avro_write.encode(
-        schemas.row, values, len(kept), avro_write.confluent_header(form.value_id)
-    )
+    texts = _encoded(schemas.row, values, len(kept), form, key=False)
     change = np.arange(changes.num_rows)
     if len(kept) < changes.num_rows:
         place = np.full(changes.num_rows, -1)
@@ -93,10 +99,16 @@ def row_records(changes: ChangeBatch, topic: str, form: Avro, options: Options) 
     return Records(keys, texts, change)
 
 
-def _keys(changes: ChangeBatch, schemas: TopicSchemas, form: Avro, options: Options) -> pa.Array:
+def _keys(changes: ChangeBatch, schemas: TopicSchemas, form: Form, options: Options) -> pa.Array:
     values = key_values(changes, schemas, options)
-    header = avro_write.confluent_header(form.key_id)
-    return avro_write.encode(schemas.key, values, changes.num_rows, header)
+    return _encoded(schemas.key, values, changes.num_rows, form, key=True)
+
+
+def _encoded(schema: Schema, values: Structs, num_rows: int, form: Form, *, key: bool) -> pa.Array:
+    if isinstance(form, Json):
+        return json_write.encode(schema, values, num_rows, schemas=form.schemas)
+    header = avro_write.confluent_header(form.key_id if key else form.value_id)
+    return avro_write.encode(schema, values, num_rows, header)
 
 
 def _with_tombstones(keys: pa.Array, values: pa.Array, deleted: Bools) -> Records:
@@ -119,7 +131,7 @@ class AvroWriter:
     value: str
 
 
-def read_envelopes(
+def read_avro_envelopes(
     keys: pa.Array,
     values: pa.Array,
     form: AvroWriter,
@@ -150,7 +162,7 @@ def read_envelopes(
     )
 
 
-def read_rows(
+def read_avro_rows(
     keys: pa.Array,
     values: pa.Array,
     form: AvroWriter,

@@ -26,8 +26,8 @@ from cdc.formats.records import (
     AvroWriter,
     Records,
     envelope_records,
-    read_envelopes,
-    read_rows,
+    read_avro_envelopes,
+    read_avro_rows,
     row_records,
 )
 from cdc.schema import Column, TableSchema
@@ -108,7 +108,7 @@ def test_fastavro_reads_what_we_write_and_would_write_the_same(case: Case) -> No
 @settings(max_examples=20, deadline=None)
 def test_what_was_written_is_read_back(case: Case) -> None:
     records, schemas = written(case)
-    found = read_envelopes(records.keys, records.values, schemas, case.changes.schema)
+    found = read_avro_envelopes(records.keys, records.values, schemas, case.changes.schema)
     assert_read_back(found.changes, case)
     assert records.change[found.record].tolist() == list(range(case.changes.num_rows))
 
@@ -125,7 +125,7 @@ def test_any_order_of_fields_and_unions_is_read(case: Case, order: Any) -> None:
         None if value is None else dumps(loads(value, ours, FORM.value_id) | EXTRA, theirs, 9)
         for value in records.values.to_pylist()
     ]
-    found = read_envelopes(
+    found = read_avro_envelopes(
         records.keys, pa.array(values, pa.binary()), shuffled, case.changes.schema
     )
     assert_read_back(found.changes, case)
@@ -183,7 +183,7 @@ def test_plain_rows(case: Case) -> None:
             assert value is None
         else:
             assert same(loads(value, row_schema, FORM.value_id), case.carried(case.rows[i]))
-    found = read_rows(records.keys, records.values, form, changes.schema)
+    found = read_avro_rows(records.keys, records.values, form, changes.schema)
     assert ((found.changes.op == D) == (changes.op == D)).all()
     assert_equal_columns(found.changes.rows, changes.rows)
 
@@ -205,7 +205,7 @@ def test_a_tombstone_that_stands_alone_is_a_delete() -> None:
     records = envelope_records(changes, TOPIC, FORM, Options(), ORIGIN, NOW_US)
     schemas = writer(changes, Options())
     alone = [1, 2, 4]
-    found = read_envelopes(
+    found = read_avro_envelopes(
         records.keys.take(alone),
         records.values.take(alone),
         schemas,

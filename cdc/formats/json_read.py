@@ -1,0 +1,184 @@
+"""JSON records as columns of Connect values: Debezium's, with or without schemas.
+
+Every record is one object, found by cdc/json_tokens.py: members in any order, unknown ones ignored.
+What a member holds is said by a Connect schema: the one beside the payload
+(`schemas.enable=true`), or what Debezium makes of the column (debezium_schema.column_schema).
+
+    integers, boolean       numbers, true, false
+    float, double           numbers, or the names of what is none: "NaN", "Infinity"
+    bytes, also decimals    base64; a decimal may also be a number (decimal.format=NUMERIC)
+    string                  strings
+    array, struct           arrays, objects
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cdc import json_scalars, ragged
+from cdc.errors import BadData
+from cdc.formats.connect_schema import DECIMAL, Schema
+from cdc.formats.connect_values import Constant, Lists, Structs, Values
+from cdc.json_strings import unescaped
+from cdc.json_tokens import Members, elements, members
+from cdc.json_tokens import Values as Places
+from cdc.ragged import Bools
+
+_ARROW: dict[str, pa.DataType] = {
+    "int8": pa.int32(), "int16": pa.int32(), "int32": pa.int32(), "int64": pa.int64(),
+    "float": pa.float32(), "double": pa.float64(), "boolean": pa.bool_(),
+}  # fmt: skip
+PLAIN_DECIMAL = Schema("string")
+"""What a decimal is that stands as a number."""
+
+
+def objects(texts: pa.Array) -> Members:
+    """The members of JSON objects: binary or string, offset 0; null rows have none."""
+    return members(texts)
+
+
+def field(found: Members, name: str, kind: Schema) -> tuple[Values, Schema] | None:
+    """The values of one member and what they are; None where no object has it."""
+    places = found.named(name)
+    if not len(places.row):
+        return None
+    try:
+        values, kind = _values(places, kind)
+    except BadData as error:
+        where = f"{name}.{error.where}" if error.where else name
+        raise BadData(error.what, where=where, hint=error.hint) from error
+    return _spread(values, places, found.rows), kind
+
+
+def nested(found: Members, name: str) -> tuple[Members, Bools] | None:
+    """The members of the objects that stand under a name, and in which rows; None: in no row."""
+    places = found.named(name)
+    here = ~places.is_null
+    if not ragged.some(here):
+        return None
+    valid = np.zeros(found.rows, np.bool_)
+    valid[places.row[here]] = True
+    texts = ragged.binary(places.slices(marks=True))
+    if len(places.row) < found.rows:
+        place = np.full(found.rows, -1, np.int64)
+        place[places.row] = np.arange(len(places.row))
+        texts = texts.take(pa.array(place, mask=place < 0))
+    return members(texts), valid
+
+
+def schema_of(text: str) -> Schema:
+    """The Connect schema of JsonConverter's JSON."""
+    try:
+        return _schema(json.loads(text))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadData(f"not a Connect schema: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def cached_schema_of(text: str) -> Schema:
+    return schema_of(text)
+
+
+def _schema(body: Mapping[str, Any]) -> Schema:
+    default = body.get("default")
+    return Schema(
+        body["type"],
+        body.get("optional", False),
+        body.get("name", ""),
+        body.get("version"),
+        tuple(body.get("parameters", {}).items()),
+        body.get("doc", ""),
+        default if isinstance(default, str) else None,
+        fields=tuple((inner["field"], _schema(inner)) for inner in body.get("fields", ())),
+        items=_schema(body["items"]) if "items" in body else None,
+    )
+
+
+def _values(places: Places, kind: Schema) -> tuple[Values, Schema]:
+    """The values at these places, one each."""
+    if ragged.every(places.is_null):
+        return Constant(None), kind
+    if kind.type == "struct":
+        return _structs(places, kind), kind
+    if kind.items is not None:
+        return _lists(places, kind)
+    texts = ragged.text(places.slices(marks=False))
+    if kind.type == "string":
+        _require(places, places.is_string | places.is_null, texts, "a string")
+        return unescaped(texts), kind
+    if kind.type == "bytes":
+        if kind.name == DECIMAL and not ragged.some(places.is_string):
+            return texts, PLAIN_DECIMAL
+        _require(places, places.is_string | places.is_null, texts, "base64")
+        return json_scalars.parsed(texts, pa.binary()), kind
+    arrow = _ARROW.get(kind.type)
+    if arrow is None:
+        raise BadData(f"a {kind.type} cannot be read as a column", hint="exclude the column")
+    return json_scalars.parsed(texts, arrow), kind
+
+
+def _require(places: Places, good: Bools, texts: pa.Array, what: str) -> None:
+    if not ragged.every(good):
+        raise BadData(f"not {what}: {texts.filter(pa.array(~good))[0]}")
+
+
+def _structs(places: Places, kind: Schema) -> Structs:
+    inner = members(ragged.binary(places.slices(marks=True)))
+    fields: dict[str, Values] = {}
+    for name, schema in kind.fields:
+        found = field(inner, name, schema)
+        fields[name] = Constant(None) if found is None else found[0]
+    valid = ~places.is_null
+    return Structs(fields, None if ragged.every(valid) else valid)
+
+
+def _lists(places: Places, kind: Schema) -> tuple[Values, Schema]:
+    if kind.items is None:
+        raise BadData("an array without the type of its elements")
+    found = elements(ragged.text(places.slices(marks=True)))
+    lengths = np.bincount(found.row, minlength=len(places.row)).astype(np.int64)
+    valid = None if not ragged.some(places.is_null) else ~places.is_null
+    if not len(found.row):
+        return Lists(Constant(None), lengths, valid), kind
+    items, item_kind = _values(found, kind.items)
+    return Lists(items, lengths, valid), Schema(kind.type, kind.optional, items=item_kind)
+
+
+def _spread(values: Values, places: Places, rows: int) -> Values:
+    """The values as those of all rows; rows without the member are null."""
+    if len(places.row) == rows or isinstance(values, Constant):
+        return values
+    place = np.full(rows, -1, np.int64)
+    place[places.row] = np.arange(len(places.row))
+    here = place >= 0
+    if isinstance(values, Structs):
+        fields = {name: _spread(inner, places, rows) for name, inner in values.fields.items()}
+        valid = here if values.valid is None else here & values.valid[place]
+        return Structs(fields, valid)
+    if isinstance(values, Lists):
+        lengths = np.zeros(rows, np.int64)
+        lengths[places.row] = values.lengths
+        valid = here if values.valid is None else here & values.valid[place]
+        return Lists(values.items, lengths, valid)
+    return values.take(pa.array(place, mask=~here))
+
+
+def payloads(texts: pa.Array) -> list[tuple[Schema, int]] | None:
+    """With schemas: the runs of records that have the same schema, as (schema, number of records).
+    None: the records are payloads themselves."""
+    found = members(texts)
+    schemas, inner = found.named("schema"), found.named("payload")
+    if len(schemas.row) != found.rows or len(inner.row) != found.rows or not found.rows:
+        return None
+    spelled = ragged.binary(schemas.slices(marks=True))
+    changed = np.flatnonzero(~np.asarray(pc.equal(spelled[1:], spelled[:-1])))
+    starts = [0, *(changed + 1).tolist(), found.rows]
+    return [(cached_schema_of(spelled[a].as_py().decode()), b - a) for a, b in pairwise(starts)]
