@@ -1,8 +1,8 @@
 """`make demo`: a real Postgres captured, joined, served and verified, in under two minutes.
 
-1. start Postgres 18 and Redis from wheels, with the shop of shop.sql
+1. start Postgres 18 and Valkey from wheels, with the shop of shop.sql
 2. `cdc run`: snapshot, then stream, three views; a DuckDB warehouse, a cache and a leaderboard in
-   Redis, and a search index in Elasticsearch where one answers
+   Valkey, and a search index in Elasticsearch where one answers
 3. change the shop all the while; read the stores all the while; rebuild one from offset zero
 4. `cdc query` and `cdc verify` each of them; stop everything
 
@@ -163,7 +163,7 @@ def serve(shop: Shop) -> None:
 
 def main() -> None:
     began_s = time.monotonic()
-    say("The shop: a real Postgres 18, and Redis beside it")
+    say("The shop: a real Postgres 18, with Valkey, an open Redis, beside it")
     has_search, told = elasticsearch_answers()
     print(f"Elasticsearch {told}" if has_search else f"without Elasticsearch: {told}")
     with tempfile.TemporaryDirectory(prefix="cdc-demo-") as folder:
