@@ -273,6 +273,7 @@ def measure(url: str, folder: Path, count: int, version: str) -> None:
             ready.append(ceiling(server, bodies, count))
             own.append(load(url, filled.log, folder, count))
             print(f"run {run + 1}: {own[-1]:,.0f} of {ready[-1]:,.0f} docs/s", flush=True)
+    latencies(url, folder / "warm")
     waits = [latencies(url, folder / str(run)) for run in range(RUNS)]
     shares = tuple(100 * mine / best for mine, best in zip(own, ready, strict=True))
     report(
