@@ -189,6 +189,11 @@ def _check_mappings(section: Section, mappings: Mapping[str, Any]) -> None:
             inner.problems.note(inner.key_place(key), f"unknown key '{key}' in `mappings`", hint)
     if not isinstance(mappings.get("properties", {}), dict):
         inner.note("properties", "`properties` must be a mapping of field names")
+        return
+    fields = inner.section("properties")
+    for name, field in mappings.get("properties", {}).items():
+        if not isinstance(field, dict):
+            fields.note(name, f"field '{name}' must be a mapping", "write it as {type: keyword}")
 
 
 def _certificates(section: Section, url: str, file: Path) -> Path:

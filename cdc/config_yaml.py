@@ -267,16 +267,22 @@ class Section:
 
     def plain(self, key: str) -> dict[str, Any]:
         """A mapping of anything that JSON has, as Python values; texts filled in."""
-        inner = self.section(key)
-        return {name: inner._plain(node) for name, node in inner._values.items()}
+        return self.section(key)._values_of_json()
+
+    def _values_of_json(self) -> dict[str, Any]:
+        return {
+            name: self.section(name)._values_of_json()
+            if isinstance(node, yaml.MappingNode)
+            else self._plain(node)
+            for name, node in self._values.items()
+        }
 
     def is_mapping(self, key: str) -> bool:
         return isinstance(self._values.get(key), yaml.MappingNode)
 
     def _plain(self, node: yaml.Node) -> Any:
         if isinstance(node, yaml.MappingNode):
-            inner = Section(self.problems, node, self.title)
-            return {name: inner._plain(value) for name, value in inner._values.items()}
+            return Section(self.problems, node, self.title)._values_of_json()
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(item) for item in node.value]
         if isinstance(node, yaml.ScalarNode) and node.tag not in _JSON_SCALARS:

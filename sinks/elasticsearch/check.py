@@ -1,14 +1,41 @@
-"""What can be seen of a server before anything is written: its version, and our rights."""
+"""What can be seen before anything is written: the server's version, our rights, fields without a
+column."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cdc.config_yaml import nearest
 from cdc.errors import SinkError
+from cdc.source import Finding
 from sinks.elasticsearch.entry import BOOKKEEPING
 from sinks.elasticsearch.server import Server, path_of
 
 VERSION_MIN = 8
 _CLUSTER = ["monitor"]
 _INDEX = ["create_index", "delete_index", "manage", "read", "write", "view_index_metadata"]
+
+
+def stray_fields(columns: Sequence[str], mappings: Mapping[str, Any], where: str) -> list[Finding]:
+    """Fields of the user's mapping that no column fills, nor another field by `copy_to`."""
+    fields: Mapping[str, Any] = mappings.get("properties") or {}
+    filled = {*columns, *(name for field in fields.values() for name in _copies(field))}
+    return [
+        Finding(
+            "warning",
+            where,
+            f"`mappings` has a field '{name}', and the input has no such column",
+            nearest(name, columns) or f"its columns: {', '.join(columns)}",
+        )
+        for name, field in fields.items()
+        if name not in filled and field.get("type") != "alias"
+    ]
+
+
+def _copies(field: Mapping[str, Any]) -> Sequence[str]:
+    target = field.get("copy_to", ())
+    return (target,) if isinstance(target, str) else target
 
 
 def require_version(server: Server) -> None:

@@ -41,7 +41,7 @@ from sinks.api import (
 from sinks.elasticsearch import query
 from sinks.elasticsearch.backfill import fill_missing
 from sinks.elasticsearch.bulk import IN_FLIGHT, Bulk, Rejected, lines_of
-from sinks.elasticsearch.check import require_version, rights_lacking
+from sinks.elasticsearch.check import require_version, rights_lacking, stray_fields
 from sinks.elasticsearch.entry import Entries, Entry, released
 from sinks.elasticsearch.indexes import Indexes
 from sinks.elasticsearch.mapping import flat_settings, live_settings, require_names, shape_of
@@ -110,7 +110,11 @@ class ElasticsearchSink:
             require_fit(entry, shape, self._where, self._name)
         except CdcError as error:
             return [Finding("error", self._where, error.what, error.hint)]
-        return [Finding("ok", self._where, f"{item.name} → index {self._alias}")]
+        columns = [column.name for column in item.schema.columns]
+        return [
+            *stray_fields(columns, self._mappings, self._where),
+            Finding("ok", self._where, f"{item.name} → index {self._alias}"),
+        ]
 
     def open(self, inputs: Sequence[SinkInput]) -> SinkPosition | None:
         item, shape = self._shaped(inputs)

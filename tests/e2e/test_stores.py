@@ -198,7 +198,9 @@ def test_what_a_store_refuses_is_a_dead_letter_and_the_rest_goes_on(stores: Stor
     stores.assert_equal()
 
 
-def test_check_finds_what_only_the_columns_tell(user: User, redis_url: str) -> None:
+def test_check_finds_what_only_the_columns_tell(
+    user: User, elasticsearch_url: str, redis_url: str
+) -> None:
     user.sql(TABLES)
     redis_sink = f"{{type: redis, url: '{redis_url}', from: shop.lines"
     user.write_config(
@@ -208,17 +210,27 @@ def test_check_finds_what_only_the_columns_tell(user: User, redis_url: str) -> N
   c: {redis_sink}, value: string, key: 'l:{{order_id}}:{{line}}', column: skus}}
   d: {redis_sink}, value: sorted_set, name: l, score: sku, member: '{{order_id}}:{{line}}'}}
   e: {redis_sink}, value: sorted_set, name: m, score: qty, member: '{{order_id}}'}}
+  f:
+    type: elasticsearch
+    url: {elasticsearch_url}
+    from: shop.lines
+    mappings:
+      properties:
+        skus: {{type: keyword}}
+        sku: {{copy_to: all}}
+        all: {{type: text}}
+        piece: {{type: alias, path: sku}}
 """
     )
     found = {
         finding["where"]: f"{finding['what']} {finding['remedy']}"
         for finding in user.cdc("check", "--json", expect=1).lines
-        if finding["severity"] == "error"
+        if finding["severity"] != "ok" and finding["where"].startswith("sink")
     }
-    assert len(found) == 5, found
+    assert len(found) == 6, found
     for text, words in zip(
         found.values(),
-        (("line",), ("lin",), ("skus", "sku"), ("sku",), ("line",)),
+        (("line",), ("lin",), ("skus", "sku"), ("sku",), ("line",), ("skus", "sku")),
         strict=True,
     ):
         assert all(word in text for word in words), text

@@ -272,6 +272,10 @@ SINK_MISTAKES = {
         (*ES, "mappings: keyword"),
         "10:15: `mappings` must be a mapping, not text",
     ),
+    "a field's type alone": (
+        (*ES, "mappings: {properties: {a: keyword}}"),
+        "10:32: field 'a' must be a mapping\n  -> write it as {type: keyword}",
+    ),
     "twice in mappings": (
         (*ES, "mappings: {properties: {a: {type: keyword}, a: {type: long}}}"),
         "10:49: 'a' is given twice\n  -> it stands already on line 10",
