@@ -15,10 +15,9 @@ import pyarrow as pa
 
 from cdc import ragged
 from cdc.errors import BadData
+from cdc.formats.avro_schema import WRONG_SCHEMA
 from cdc.formats.connect_values import Constant, Lists, Structs, Values
 from cdc.ragged import Bools, Int64s, Slices
-
-WRONG_SCHEMA = "the topic's messages are not of the schema that their id names"
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +167,8 @@ def finished(found: Found) -> Values:
     if isinstance(found, Null):
         return Constant(None)
     if isinstance(found, Texts):
-        return ragged.text(found.slices) if found.is_text else ragged.binary(found.slices)
+        slices = _in_order(found.slices)
+        return ragged.text(slices) if found.is_text else ragged.binary(slices)
     if isinstance(found, Array):
         return Lists(finished(found.items), found.lengths, found.valid)
     if isinstance(found, Record):
@@ -187,3 +187,12 @@ def _symbols(found: Numbers) -> pa.Array:
         return pa.array(found.symbols, pa.string()).take(pa.array(found.values, mask=mask))
     except IndexError as error:
         raise BadData("an Avro enum without this symbol", hint=WRONG_SCHEMA) from error
+
+
+def _in_order(slices: Slices) -> Slices:
+    """With the empty slices of null rows behind those before them, as Arrow's offsets need."""
+    if slices.valid is None:
+        return slices
+    ends = np.maximum.accumulate(np.where(slices.valid, slices.start + slices.length, 0))
+    start = np.where(slices.valid, slices.start, ends)
+    return Slices(slices.buffer, start, slices.length, slices.valid)

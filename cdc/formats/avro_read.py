@@ -14,18 +14,17 @@ A record is read with a selection: the names of the wanted fields, each with its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from cdc import ragged
 from cdc.errors import BadData
-from cdc.formats import varint
+from cdc.formats import avro_few, varint
+from cdc.formats.avro_few import Selection
 from cdc.formats.avro_found import (
-    WRONG_SCHEMA,
     Array,
     Found,
     Null,
@@ -37,15 +36,14 @@ from cdc.formats.avro_found import (
     scattered,
     taken,
 )
-from cdc.formats.avro_schema import Node, compiled
-from cdc.formats.connect_schema import Schema
-from cdc.formats.connect_values import Structs
+from cdc.formats.avro_schema import WRONG_SCHEMA, Node, compiled
+from cdc.formats.connect_values import Constant, Structs, Values
 from cdc.formats.envelope_read import Read
 from cdc.ragged import Bytes, Int64s, Slices
 
-Selection: TypeAlias = "Mapping[str, Selection | None]"
-
 _HEADER_BYTES = 5
+FEW = 4
+"""Up to here one message after the other costs less than all together."""
 
 
 def schema_ids(messages: pa.Array) -> Int64s:
@@ -72,6 +70,9 @@ def read(messages: pa.Array, writer: str, selection: Selection | None = None) ->
     node = compiled(writer)
     if node.kind != "record":
         raise BadData(f"records are expected, not {node.kind}", hint=WRONG_SCHEMA)
+    if len(messages) <= FEW:
+        values = avro_few.read(messages.to_pylist(), node, _HEADER_BYTES, selection)
+        return _as_read(values, node)
     data, places = ragged.contents(messages)
     buffer = np.concatenate([data, np.frombuffer(ragged.PAD, np.uint8)])
     lanes = _Lanes(buffer, int(places[-1]))
@@ -86,25 +87,15 @@ def read(messages: pa.Array, writer: str, selection: Selection | None = None) ->
             where=f"message {row} of the batch",
             hint=WRONG_SCHEMA,
         )
-    values = finished(found)
+    return _as_read(finished(found), node)
+
+
+def _as_read(values: Values, node: Node) -> Read:
+    if isinstance(values, Constant):
+        values = Structs({})
     if not isinstance(values, Structs):
         raise BadData("no records", hint=WRONG_SCHEMA)
-    return Read(values, _selected(node, selection))
-
-
-def _selected(node: Node, selection: Selection | None) -> Schema:
-    if selection is None:
-        return node.schema
-    kept = []
-    for name, inner in node.fields:
-        if name in selection:
-            record = next((b for b in inner.branches if b.kind == "record"), inner)
-            chosen = selection[name]
-            schema = inner.schema
-            if chosen is not None and record.kind == "record":
-                schema = replace(_selected(record, chosen), optional=schema.optional)
-            kept.append((name, schema))
-    return replace(node.schema, fields=tuple(kept))
+    return Read(values, node.schema)
 
 
 @dataclass(frozen=True, eq=False)

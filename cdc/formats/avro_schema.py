@@ -17,6 +17,8 @@ from typing import Any
 from cdc.errors import BadData
 from cdc.formats.connect_schema import DECIMAL, Schema
 
+WRONG_SCHEMA = "the topic's messages are not of the schema that their id names"
+
 
 @dataclass(frozen=True, eq=False)
 class Node:

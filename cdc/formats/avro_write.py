@@ -27,12 +27,14 @@ import pyarrow.compute as pc
 
 from cdc import ragged
 from cdc.errors import BadData
-from cdc.formats import varint
+from cdc.formats import avro_few, varint
 from cdc.formats.connect_schema import Schema
 from cdc.formats.connect_values import Constant, Lists, Structs, Values
 from cdc.ragged import Bools, Bytes, Int64s
 
 MAGIC = 0
+FEW = 4
+"""Up to here one row after the other costs less than all together."""
 _EMPTY = pa.scalar(b"", pa.binary())
 _NULLS_ARE_EMPTY = pc.JoinOptions("replace", "")
 _FLOATS = {"float": "<f4", "double": "<f8"}
@@ -46,8 +48,8 @@ def confluent_header(schema_id: int) -> bytes:
 def encode(schema: Schema, values: Values, num_rows: int, header: bytes = b"") -> pa.Array:
     """The bytes of every row, as a binary array, `header` before each. BadData for a null in a
     field that is not optional."""
-    if not num_rows:
-        return pa.array([], pa.binary())
+    if num_rows <= FEW:
+        return pa.array(avro_few.encoded(schema, values, num_rows, header), pa.binary())
     pieces = _Pieces(num_rows)
     pieces.constant(header)
     _write(pieces, schema, values, None)
@@ -150,7 +152,7 @@ def _write(pieces: _Pieces, schema: Schema, values: Values, within: Bools | None
     elif here is not None and not np.array_equal(
         here, np.ones(len(here), np.bool_) if within is None else within
     ):
-        raise BadData("NULL in a field that is not optional", hint=_REQUIRED_HINT)
+        raise BadData("NULL in a field that is not optional", hint=avro_few.REQUIRED_HINT)
     if here is not None and not ragged.some(here):
         return
     if isinstance(values, Structs):
@@ -160,9 +162,6 @@ def _write(pieces: _Pieces, schema: Schema, values: Values, within: Bools | None
         _write_lists(pieces, schema, values, here)
     else:
         _write_array(pieces, schema, values, here)
-
-
-_REQUIRED_HINT = "the column is NOT NULL in the schema, but not in the row; see `required`"
 
 
 def _placed(
@@ -213,7 +212,7 @@ def _constant(schema: Schema, value: bool | int | str | None) -> bytes:
     null_first = schema.default is None
     if value is None:
         if not schema.optional:
-            raise BadData("NULL in a field that is not optional", hint=_REQUIRED_HINT)
+            raise BadData("NULL in a field that is not optional", hint=avro_few.REQUIRED_HINT)
         return b"\0" if null_first else b"\2"
     branch = b"" if not schema.optional else b"\2" if null_first else b"\0"
     if isinstance(value, bool):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 DECIMAL = "org.apache.kafka.connect.data.Decimal"
@@ -58,14 +59,19 @@ class Schema:
     def parameter(self, name: str) -> str | None:
         return dict(self.parameters).get(name)
 
+    @cached_property
+    def by_name(self) -> Mapping[str, Schema]:
+        return dict(self.fields)
+
     def field(self, name: str) -> Schema:
-        return dict(self.fields)[name]
+        return self.by_name[name]
 
 
 def optional(schema: Schema) -> Schema:
     return replace(schema, optional=True)
 
 
+@lru_cache(maxsize=4096)
 def adjusted(name: str) -> str:
     """A name as Avro allows it (Debezium's `field.name.adjustment.mode=avro`): other characters
     become underscores, and one stands before a leading digit."""

@@ -29,6 +29,9 @@ from cdc.formats.connect_values import Structs, Values, from_connect
 from cdc.ragged import Bools, Bytes, Int64s
 from cdc.schema import Column, TableSchema
 
+_KNOWN = np.zeros(256, np.bool_)
+_KNOWN[[C, U, D, R]] = True
+
 ReadKeys = Callable[[Int64s], "Read"]
 """Reads the keys of the records at some indices."""
 
@@ -134,7 +137,7 @@ def _operations(envelopes: Read, count: int) -> Bytes:
     data, places = ragged.contents(letters)
     single = np.diff(places) == 1
     found = data[np.where(single, places[:-1], 0)]
-    known = single & np.isin(found, (C, U, D, R))
+    known = single & _KNOWN[found]
     if not ragged.every(known):
         row = int(np.flatnonzero(~known)[0])
         raise BadData(

@@ -7,7 +7,7 @@ a delete is its tombstone alone (the contract's table of topics).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow as pa
 from cdc import ragged
 from cdc.changes import ChangeBatch, D
 from cdc.formats import avro_read, avro_write, json_write
-from cdc.formats.avro_read import Selection
+from cdc.formats.avro_few import Selection
 from cdc.formats.connect_schema import Schema, adjusted
 from cdc.formats.connect_values import Structs
 from cdc.formats.debezium_schema import Options, TopicSchemas, topic_schemas
@@ -145,21 +145,20 @@ def read_avro_envelopes(
     `missing` value. BadData for what is no envelope, or a value that its column cannot hold.
     """
     here = np.asarray(values.is_valid())
-    wanted: dict[str, Selection | None] = {
-        name: None for column in table.columns for name in (column.name, adjusted(column.name))
-    }
-    selection: Selection = {
-        "before": wanted,
-        "after": wanted,
-        "op": None,
-        "source": {"sequence": None, "ts_us": None, "ts_ms": None},
-        "ts_ms": None,
-    }
     there = values.filter(pa.array(here)) if not ragged.every(here) else values
-    envelopes = avro_read.read(there, form.value, selection)
+    envelopes = avro_read.read(there, form.value, _selection(table))
     return decoded_envelopes(
         keys, here, envelopes, partial(_read_keys, keys, form), table, timestamps_us
     )
+
+
+@lru_cache(maxsize=256)
+def _selection(table: TableSchema) -> Selection:
+    wanted: Selection = {
+        name: None for column in table.columns for name in (column.name, adjusted(column.name))
+    }
+    source: Selection = {"sequence": None, "ts_us": None, "ts_ms": None}
+    return {"before": wanted, "after": wanted, "op": None, "source": source, "ts_ms": None}
 
 
 def read_avro_rows(

@@ -102,6 +102,17 @@ def test_fastavro_reads_what_we_write_and_would_write_the_same(case: Case) -> No
             assert records.keys[place] == records.keys[place - 1]
             place += 1
     assert place == len(records)
+    # Few rows are written one by one, many as columns: the same bytes.
+    many = envelope_records(repeated(case.changes), TOPIC, FORM, case.options, ORIGIN, NOW_US)
+    assert many.keys.equals(pa.concat_arrays([records.keys] * REPEATED))
+    assert many.values.equals(pa.concat_arrays([records.values] * REPEATED))
+
+
+REPEATED = 6
+
+
+def repeated(changes: ChangeBatch) -> ChangeBatch:
+    return changes.take(np.tile(np.arange(changes.num_rows), REPEATED))
 
 
 @given(cases(names="avro"))
@@ -111,6 +122,11 @@ def test_what_was_written_is_read_back(case: Case) -> None:
     found = read_avro_envelopes(records.keys, records.values, schemas, case.changes.schema)
     assert_read_back(found.changes, case)
     assert records.change[found.record].tolist() == list(range(case.changes.num_rows))
+    many = envelope_records(repeated(case.changes), TOPIC, FORM, case.options, ORIGIN, NOW_US)
+    read = read_avro_envelopes(many.keys, many.values, schemas, case.changes.schema)
+    for copy in range(REPEATED):
+        start = copy * case.changes.num_rows
+        assert_read_back(read.changes.slice(start, case.changes.num_rows), case)
 
 
 @given(cases(names="avro"), st.randoms())
@@ -125,10 +141,13 @@ def test_any_order_of_fields_and_unions_is_read(case: Case, order: Any) -> None:
         None if value is None else dumps(loads(value, ours, FORM.value_id) | EXTRA, theirs, 9)
         for value in records.values.to_pylist()
     ]
-    found = read_avro_envelopes(
-        records.keys, pa.array(values, pa.binary()), shuffled, case.changes.schema
-    )
-    assert_read_back(found.changes, case)
+    for times in (1, REPEATED):
+        keys = pa.concat_arrays([records.keys] * times)
+        messages = pa.array(values * times, pa.binary())
+        found = read_avro_envelopes(keys, messages, shuffled, case.changes.schema)
+        for copy in range(times):
+            start = copy * case.changes.num_rows
+            assert_read_back(found.changes.slice(start, case.changes.num_rows), case)
 
 
 EXTRA = {
@@ -262,17 +281,17 @@ SIMPLE = Schema(
 )
 
 
-def simple_messages() -> list[bytes]:
-    lengths = np.array([0, 2, 1])
+def simple_messages(count: int = 6) -> list[bytes]:
+    lengths = np.array([0, 2, 1] * count)
     values = Structs(
         {
-            "i": pa.array([1, 2**40, -5]),
-            "s": pa.array(["x", None, "long" * 40]),
-            "l": Lists(pa.array([1.5, None, 2.5]), lengths, None),
+            "i": pa.array([1, 2**40, -5] * count),
+            "s": pa.array(["x", None, "long" * 40] * count),
+            "l": Lists(pa.array([1.5, None, 2.5] * count), lengths, None),
         }
     )
     header = avro_write.confluent_header(1)
-    return list(avro_write.encode(SIMPLE, values, 3, header).to_pylist())
+    return list(avro_write.encode(SIMPLE, values, 3 * count, header).to_pylist())
 
 
 def test_damaged_bytes_are_refused_never_read_beyond() -> None:
@@ -285,10 +304,20 @@ def test_damaged_bytes_are_refused_never_read_beyond() -> None:
         for _ in range(generator.integers(1, 4)):
             damaged[generator.integers(5, len(damaged))] = generator.integers(0, 256)
         cut = bytes(damaged[: generator.integers(5, len(damaged) + 1)])
-        try:
-            avro_read.read(pa.array([messages[0], cut], pa.binary()), schema)
-        except BadData:
-            continue
+        # Both ways of reading agree on what is wrong, and on what is read.
+        outcomes = [outcome([*messages[:others], cut], schema) for others in (1, 8)]
+        assert outcomes[0] == outcomes[1]
+
+
+def outcome(messages: list[bytes], schema: str) -> object:
+    try:
+        fields = avro_read.read(pa.array(messages, pa.binary()), schema).values.fields
+    except BadData:
+        return "refused"
+    lists = fields["l"]
+    assert isinstance(lists, Lists)
+    last = [str(column[-1]) for column in map(fields.get, "is") if isinstance(column, pa.Array)]
+    return [*last, int(lists.lengths[-1])]
 
 
 def test_null_in_a_required_field_is_refused() -> None:
