@@ -13,18 +13,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from cdc import ragged
-from cdc.errors import BadData
 from cdc.formats import json_read, sequence
 from cdc.formats.connect_schema import Schema, adjusted
 from cdc.formats.connect_values import Constant, Structs, Values
 from cdc.formats.debezium_schema import SOURCE, Options, column_schema
 from cdc.formats.envelope_read import Decoded, Read, decoded_envelopes, decoded_rows
-from cdc.json_tokens import Members
+from cdc.formats.json_grid import Irregular
+from cdc.formats.json_read import Objects
 from cdc.ragged import Bools, Int64s
 from cdc.schema import TableSchema
 
@@ -32,6 +33,8 @@ _CHUNK_BYTES = 2 << 20
 _SOURCE_FIELDS = ("sequence", "ts_us", "ts_ms")
 _STRING, _LONG = Schema("string"), Schema("int64")
 _NO_SCHEMA = Schema("struct")
+
+_T = TypeVar("_T")
 
 
 def read_envelopes(
@@ -50,7 +53,8 @@ def read_envelopes(
     stamps = np.zeros(len(values), np.int64) if timestamps_us is None else timestamps_us
     found = []
     for start, stop in _chunks(values):
-        found += _read_piece(keys, values, table_of, options, stamps, start, stop)
+        piece = partial(_read_piece, keys, values, table_of, options, stamps, start, stop)
+        found += _either(piece)
     return found
 
 
@@ -63,8 +67,8 @@ def read_rows(
 ) -> Decoded:
     """The changes of plain rows (a view's topic), all of one version of the table."""
     here = np.asarray(values.is_valid())
-    payload, kind = _payload(_present(values, here))
-    rows = _row(payload, kind, table, options, None)
+    there = _present(values, here)
+    rows = _either(lambda regular: _plain_rows(there, table, options, regular=regular))
     read_keys = partial(_read_keys, keys, table, options)
     return decoded_rows(here, rows, read_keys, table, timestamps_us)
 
@@ -89,10 +93,11 @@ def _read_piece(
     stamps: Int64s,
     start: int,
     stop: int,
+    regular: bool,
 ) -> list[Decoded]:
     piece = values.slice(start, stop - start)
     here = np.asarray(piece.is_valid())
-    payload, kind = _payload(_present(piece, here))
+    payload, kind = _payload(_present(piece, here), regular=regular)
     source = _source(payload)
     versions = sequence.read(source.fields.get("sequence"), payload.rows).version
     changes = np.flatnonzero(np.diff(versions)) + 1
@@ -101,7 +106,7 @@ def _read_piece(
         return [
             decoded
             for a, b in pairwise(cuts)
-            for decoded in _read_piece(keys, values, table_of, options, stamps, a, b)
+            for decoded in _read_piece(keys, values, table_of, options, stamps, a, b, regular)
         ]
     table = table_of(int(versions[0]) if len(versions) else 0)
     envelopes = _envelopes(payload, kind, source, table, options)
@@ -118,24 +123,17 @@ def _present(values: pa.Array, here: Bools) -> pa.Array:
     return pa.concat_arrays([values, values.slice(0, 0)]) if values.offset else values
 
 
-def _payload(texts: pa.Array) -> tuple[Members, Schema]:
+def _payload(texts: pa.Array, *, regular: bool) -> tuple[Objects, Schema]:
     """The records' members, and their own schema where they carry one."""
-    if len(texts) and texts[0].as_py().lstrip()[:10].startswith(b'{"schema"'):
-        runs = json_read.payloads(texts)
-        if runs is not None:
-            if len({id(schema) for schema, _ in runs}) > 1:
-                raise BadData(
-                    "records with different schemas in one piece",
-                    hint="read the records with each schema by themselves",
-                )
-            inner = json_read.nested(json_read.objects(texts), "payload")
-            if inner is not None:
-                return inner[0], runs[0][0]
-    return json_read.objects(texts), _NO_SCHEMA
+    if len(texts):
+        found = json_read.without_schemas(texts)
+        if found is not None:
+            return json_read.objects(found[0], regular=regular), found[1]
+    return json_read.objects(texts, regular=regular), _NO_SCHEMA
 
 
 def _envelopes(
-    payload: Members, kind: Schema, source: Structs, table: TableSchema, options: Options
+    payload: Objects, kind: Schema, source: Structs, table: TableSchema, options: Options
 ) -> Read:
     fields: dict[str, Values] = {"source": source}
     kinds: list[tuple[str, Schema]] = [("source", SOURCE)]
@@ -157,7 +155,7 @@ def _of(kind: Schema, name: str) -> Schema:
     return kind.field(name) if kind.fields else _NO_SCHEMA
 
 
-def _source(payload: Members) -> Structs:
+def _source(payload: Objects) -> Structs:
     inner = json_read.nested(payload, "source")
     fields: dict[str, Values] = {}
     if inner is not None:
@@ -168,7 +166,7 @@ def _source(payload: Members) -> Structs:
 
 
 def _row(
-    found: Members, kind: Schema, table: TableSchema, options: Options, valid: Bools | None
+    found: Objects, kind: Schema, table: TableSchema, options: Options, valid: Bools | None
 ) -> Read:
     """The table's columns of row objects, by their own schema or by the table's."""
     fields: dict[str, Values] = {}
@@ -192,6 +190,18 @@ def _read_keys(keys: pa.Array, table: TableSchema, options: Options, index: Int6
     chosen = keys.take(pa.array(index))
     if chosen.null_count:
         return Read(Structs({}), _NO_SCHEMA)
-    payload, kind = _payload(chosen)
     key = replace(table, columns=table.key_columns)
-    return _row(payload, kind, key, options, None)
+    return _either(lambda regular: _plain_rows(chosen, key, options, regular=regular))
+
+
+def _plain_rows(texts: pa.Array, table: TableSchema, options: Options, *, regular: bool) -> Read:
+    payload, kind = _payload(texts, regular=regular)
+    return _row(payload, kind, table, options, None)
+
+
+def _either(read: Callable[[bool], _T]) -> _T:
+    """Read objects that are alike; if they are not, as any objects."""
+    try:
+        return read(True)
+    except Irregular:
+        return read(False)

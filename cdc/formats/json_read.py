@@ -16,37 +16,49 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cdc import json_scalars, ragged
 from cdc.errors import BadData
 from cdc.formats.connect_schema import DECIMAL, Schema
 from cdc.formats.connect_values import Constant, Lists, Structs, Values
+from cdc.formats.json_few import FEW, PLAIN_DECIMAL, Parsed, parsed
+from cdc.formats.json_grid import Grid, Irregular, grid
 from cdc.json_strings import unescaped
 from cdc.json_tokens import Members, elements, members
 from cdc.json_tokens import Values as Places
-from cdc.ragged import Bools
+from cdc.ragged import Bools, Bytes, Int64s, Slices
 
 _ARROW: dict[str, pa.DataType] = {
     "int8": pa.int32(), "int16": pa.int32(), "int32": pa.int32(), "int64": pa.int64(),
     "float": pa.float32(), "double": pa.float64(), "boolean": pa.bool_(),
 }  # fmt: skip
-PLAIN_DECIMAL = Schema("string")
-"""What a decimal is that stands as a number."""
 
 
-def objects(texts: pa.Array) -> Members:
-    """The members of JSON objects: binary or string, offset 0; null rows have none."""
+Objects = Members | Grid | Parsed
+_GRID_MIN = 16
+
+
+def objects(texts: pa.Array, *, regular: bool) -> Objects:
+    """The members of JSON objects: binary or string, offset 0, none null. `regular`: in one pass
+    if they are alike; asking for a member may then raise Irregular."""
+    if len(texts) <= FEW:
+        return parsed(texts.to_pylist())
+    if regular and len(texts) > _GRID_MIN:
+        try:
+            return grid(texts)
+        except Irregular:
+            pass
     return members(texts)
 
 
-def field(found: Members, name: str, kind: Schema) -> tuple[Values, Schema] | None:
+def field(found: Objects, name: str, kind: Schema) -> tuple[Values, Schema] | None:
     """The values of one member and what they are; None where no object has it."""
+    if isinstance(found, Parsed):
+        return found.field(name, kind)
     places = found.named(name)
     if not len(places.row):
         return None
@@ -58,8 +70,10 @@ def field(found: Members, name: str, kind: Schema) -> tuple[Values, Schema] | No
     return _spread(values, places, found.rows), kind
 
 
-def nested(found: Members, name: str) -> tuple[Members, Bools] | None:
+def nested(found: Objects, name: str) -> tuple[Objects, Bools] | None:
     """The members of the objects that stand under a name, and in which rows; None: in no row."""
+    if not isinstance(found, Members):
+        return found.nested(name)
     places = found.named(name)
     here = ~places.is_null
     if not ragged.some(here):
@@ -171,14 +185,41 @@ def _spread(values: Values, places: Places, rows: int) -> Values:
     return values.take(pa.array(place, mask=~here))
 
 
-def payloads(texts: pa.Array) -> list[tuple[Schema, int]] | None:
-    """With schemas: the runs of records that have the same schema, as (schema, number of records).
-    None: the records are payloads themselves."""
+def without_schemas(texts: pa.Array) -> tuple[pa.Array, Schema] | None:
+    """The payloads of records that carry their schema, and the schema, which must be the same in
+    all. None: they carry none."""
+    data, places = ragged.contents(texts)
+    first = data[places[0] : places[1]].tobytes()
+    if not first.lstrip()[:10].startswith(b'{"schema"'):
+        return None
+    found = members(texts[:1])
+    schema, payload = found.named("schema"), found.named("payload")
+    if len(schema.row) != 1 or len(payload.row) != 1:
+        return None
+    kind = cached_schema_of(first[schema.start[0] : schema.stop[0]].decode())
+    ahead = int(payload.start[0] - payload.is_string[0])
+    behind = len(first) - int(payload.stop[0] + payload.is_string[0])
+    start, length = places[:-1] + ahead, np.diff(places) - ahead - behind
+    if ragged.every(length > 0) and _is_prefix(data, places[:-1], ahead):
+        return ragged.binary(Slices(data, start, length)), kind
+    return _payloads_singly(texts, kind)
+
+
+def _is_prefix(data: Bytes, start: Int64s, length: int) -> bool:
+    """Whether all texts have the same first bytes."""
+    heads = ragged.gather(data, start, f"V{length}")
+    return ragged.every(heads == heads[0])
+
+
+def _payloads_singly(texts: pa.Array, kind: Schema) -> tuple[pa.Array, Schema]:
     found = members(texts)
     schemas, inner = found.named("schema"), found.named("payload")
-    if len(schemas.row) != found.rows or len(inner.row) != found.rows or not found.rows:
-        return None
-    spelled = ragged.binary(schemas.slices(marks=True))
-    changed = np.flatnonzero(~np.asarray(pc.equal(spelled[1:], spelled[:-1])))
-    starts = [0, *(changed + 1).tolist(), found.rows]
-    return [(cached_schema_of(spelled[a].as_py().decode()), b - a) for a, b in pairwise(starts)]
+    if len(schemas.row) != found.rows or len(inner.row) != found.rows:
+        raise BadData("a record without schema or payload among others that have them")
+    spelled = ragged.binary(schemas.slices(marks=True)).unique()
+    if any(cached_schema_of(text.decode()) != kind for text in spelled.to_pylist()):
+        raise BadData(
+            "records with different schemas in one batch",
+            hint="read the records with each schema by themselves",
+        )
+    return ragged.binary(inner.slices(marks=True)), kind

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from cdc import json_scalars, ragged
 from cdc.errors import BadData
+from cdc.formats import json_few
 from cdc.formats.connect_schema import Schema, connect_json
 from cdc.formats.connect_values import Constant, Lists, Structs, Values
 from cdc.json_strings import escaped
@@ -37,10 +38,11 @@ _EMPTY = pa.scalar("", pa.string())
 
 def encode(schema: Schema, values: Values, num_rows: int, *, schemas: bool = False) -> pa.Array:
     """The JSON text of every row, UTF-8, as a binary array."""
-    if not num_rows:
-        return pa.array([], pa.binary())
-    fragments = _Fragments(num_rows)
     before, behind = _wrapping(schema) if schemas else ("", "")
+    if num_rows <= json_few.FEW:
+        found = json_few.texts(schema, values, num_rows)
+        return pa.array([f"{before}{text}{behind}".encode() for text in found], pa.binary())
+    fragments = _Fragments(num_rows)
     fragments.constant(before)
     _write(fragments, schema, values)
     fragments.constant(behind)
