@@ -34,6 +34,9 @@ LOCK_WAIT_S = 10.0
 # DuckDB shares one instance of a file within a process, and hands it to a second thread before the
 # first has registered its functions: "python_arrow_scan does not exist".
 _OPENING = threading.Lock()
+_WRITING: dict[Path, threading.Lock] = {}
+"""Within a process two threads could write a file at once; between processes they cannot, and the
+sinks count on that."""
 _READ_ROWS = 65_536
 
 
@@ -73,14 +76,25 @@ class DuckDbStore:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        connection = self._connect(read_only=False)
+        with self._only_writer():
+            connection = self._connect(read_only=False)
+            try:
+                with _duckdb_errors(self._path):
+                    connection.execute("BEGIN")
+                    yield DuckDbSession(connection)
+                    connection.execute("COMMIT")
+            finally:
+                connection.close()
+
+    @contextmanager
+    def _only_writer(self) -> Iterator[None]:
+        lock = _WRITING.setdefault(self._path.absolute(), threading.Lock())
+        if not lock.acquire(timeout=self._lock_wait_s):
+            raise StoreUnavailable("another thread is writing the file", where=str(self._path))
         try:
-            with _duckdb_errors(self._path):
-                connection.execute("BEGIN")
-                yield DuckDbSession(connection)
-                connection.execute("COMMIT")
+            yield
         finally:
-            connection.close()
+            lock.release()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
