@@ -9,6 +9,7 @@ times their powers of ten.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ from cdc.formats.connect_values import Constant, Values
 from cdc.ragged import Bools, Int64s
 
 _PARTS = 3
+_FEW = 4
+_NUMBER = re.compile(r"-?\d+")
 _POWERS = 10 ** np.arange(19, dtype=np.int64)
 _ZERO, _MINUS = ord("0"), ord("-")
 
@@ -45,6 +48,8 @@ def read(values: Values | None, num_rows: int) -> Sequences:
     """The positions in texts; anything else (null, no such field) is not ours."""
     if values is None or isinstance(values, Constant) or not isinstance(values, pa.Array):
         return _sequences(np.zeros((0, _PARTS), np.int64), np.zeros(num_rows, np.bool_))
+    if num_rows <= _FEW:
+        return _read_few(values.to_pylist())
     data, places = ragged.contents(values)
     data = data[: places[-1]]
     digit = (data - np.uint8(_ZERO)) < 10
@@ -68,6 +73,13 @@ def read(values: Values | None, num_rows: int) -> Sequences:
         numbers[here] += (data[last[here] - place] - np.uint8(_ZERO)) * _POWERS[place]
     negative = (first > 0) & (data[first - 1] == _MINUS)
     return _sequences(np.where(negative, -numbers, numbers).reshape(-1, _PARTS), ours)
+
+
+def _read_few(texts: list[str | None]) -> Sequences:
+    numbers = [_NUMBER.findall(text or "") for text in texts]
+    ours = np.array([len(found) == _PARTS for found in numbers], np.bool_)
+    kept = [list(map(int, found)) for found in numbers if len(found) == _PARTS]
+    return _sequences(np.array(kept, np.int64).reshape(-1, _PARTS), ours)
 
 
 def _sequences(numbers: Int64s, ours: Bools) -> Sequences:

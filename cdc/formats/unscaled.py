@@ -10,7 +10,7 @@ compressed away. Wider numbers, which only NUMERIC_TEXT has, go through Python's
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from cdc.schema import NUMERIC_TEXT
 _WIDE = 16
 DIGITS = 38
 _HALVES = 2
+_FEW = 4
+"""Up to here Python's integers cost less than arrays."""
+_EXACT = Context(prec=DIGITS + 1, Emax=MAX_EMAX, Emin=MIN_EMIN)
 NAN_HINT = (
     "Debezium's precise decimals have no NaN and no infinity (Debezium itself writes null): set "
     "decimal.handling.mode to string, or correct the row"
@@ -33,6 +36,9 @@ NAN_HINT = (
 
 def to_bytes(column: pa.Array) -> pa.Array:
     """The unscaled bytes of a decimal128 column, as binary."""
+    if len(column) <= _FEW:
+        numbers = [None if v is None else _unscaled_integer(v) for v in column.to_pylist()]
+        return pa.array([None if n is None else _big_endian(n) for n in numbers], pa.binary())
     words = np.frombuffer(column.buffers()[1], np.int64)
     low, high = words[2 * column.offset :: 2], words[2 * column.offset + 1 :: 2]
     low, high = low[: len(column)], high[: len(column)]
@@ -75,6 +81,8 @@ def _wide_length(low: Int64s, high: Int64s) -> Int64s:
 
 def from_bytes(column: pa.Array, scale: int) -> pa.Array:
     """decimal128(38, scale) of unscaled bytes. BadData for more than 38 digits."""
+    if len(column) <= _FEW:
+        return _few_from_bytes(column.to_pylist(), scale)
     data, places = ragged.contents(column)
     data = np.concatenate([data, np.frombuffer(ragged.PAD, np.uint8)])
     start, length = places[:-1], np.diff(places)
@@ -96,6 +104,22 @@ def from_bytes(column: pa.Array, scale: int) -> pa.Array:
     if ragged.some(length == _WIDE):
         _check_digits(both, length)
     return found
+
+
+def _few_from_bytes(values: list[bytes | None], scale: int) -> pa.Array:
+    found = []
+    for value in values:
+        number = 0 if value is None else int.from_bytes(value, "big", signed=True)
+        if abs(number) >= 10**DIGITS:
+            raise BadData("a decimal of more than 38 digits")
+        found.append(None if value is None else Decimal(number).scaleb(-scale, _EXACT))
+    return pa.array(found, pa.decimal128(DIGITS, scale))
+
+
+def _unscaled_integer(value: Decimal) -> int:
+    sign, digits, _ = value.as_tuple()
+    number = int("".join(map(str, digits)))
+    return -number if sign else number
 
 
 def _stripped(data: npt.NDArray[np.uint8], start: Int64s, length: Int64s) -> tuple[Int64s, Int64s]:

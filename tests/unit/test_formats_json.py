@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from cdc.formats.envelope import Origin
 from cdc.formats.json_envelope import read_envelopes, read_rows
 from cdc.formats.json_read import schema_of
 from cdc.formats.records import Json, Records, envelope_records, row_records
-from cdc.schema import Column, TableSchema
+from cdc.schema import NUMERIC_TEXT, Column, TableSchema
 from tests.formats_cases import Case, assert_equal_columns, assert_read_back, cases, same
 
 TOPIC = "shop.public.t"
@@ -45,6 +46,13 @@ def as_json(value: Any) -> Any:
     return value
 
 
+def single(value: float) -> bytes:
+    try:
+        return struct.pack("<f", value)
+    except OverflowError:
+        return b""
+
+
 def close(found: Any, wanted: Any) -> bool:
     """Floats are equal however they are spelled: 1.0 may be 1."""
     if isinstance(wanted, dict):
@@ -52,7 +60,7 @@ def close(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, list):
         return len(found) == len(wanted) and all(map(close, found, wanted))
     if isinstance(wanted, float):
-        return bool(np.float32(found) == np.float32(wanted) or float(found) == wanted)
+        return bool(float(found) == wanted or single(float(found)) == single(wanted) != b"")
     return same(found, wanted)
 
 
@@ -223,6 +231,29 @@ def test_schemas_are_read_back() -> None:
     described = topic_schemas(TOPIC, NEW, Options())
     for schema in (described.key, described.envelope):
         assert schema_of(json.dumps(connect_json(schema))) == schema
+
+
+@pytest.mark.parametrize("times", [1, 10])
+def test_decimals_as_numbers_and_as_strings(times: int) -> None:
+    """decimal.format=NUMERIC, decimal.handling.mode=string: no digit passes through a float."""
+    columns = (
+        Column("id", pa.int64(), "bigint", False),
+        Column("d", pa.decimal128(38, 4), "numeric(38,4)"),
+        Column("n", NUMERIC_TEXT, "numeric"),
+    )
+    table = TableSchema("public.t", columns, ("id",))
+    digits = "1234567890123456789012345678901234.5678"
+    keys = pa.array([b'{"id":1}'] * times)
+
+    def read(row: str, options: Options) -> pa.RecordBatch:
+        value = f'{{"op":"c","after":{row}}}'.encode()
+        (found,) = read_envelopes(keys, pa.array([value] * times), lambda _: table, options)
+        return found.changes.rows
+
+    numbers = read(f'{{"id":1,"d":{digits}}}', Options())
+    texts = read(f'{{"id":1,"d":"{digits}","n":"NAN"}}', Options("string"))
+    assert [str(r.column("d")[times - 1]) for r in (numbers, texts)] == [digits] * 2
+    assert texts.column("n").storage.to_pylist() == ["NaN"] * times
 
 
 @pytest.mark.parametrize(
