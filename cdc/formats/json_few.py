@@ -75,6 +75,8 @@ def _objects(schema: Schema, values: Structs, num_rows: int) -> list[str]:
 def _float(text: str | None) -> str:
     if text is None:
         return "null"
+    if text == "-0":
+        return "-0.0"  # an integer has no -0
     return f'"{text}"' if "n" in text.lower() else text
 
 

@@ -142,9 +142,16 @@ def _texts(schema: Schema, values: pa.Array) -> pa.Array:
     if schema.type not in ("float", "double"):
         return values.cast(pa.string())
     texts = json_scalars.printed(values)
+    # An integer has no -0.
+    texts = _replaced(texts, "-0", "-0.0")
     # The names of what is no number are the only texts with an n.
     named = pc.match_substring(texts, "n", ignore_case=True)
     return pc.if_else(named, _in_marks(texts), texts) if pc.any(named).as_py() else texts
+
+
+def _replaced(texts: pa.Array, one: str, by: str) -> pa.Array:
+    here = pc.equal(texts, one)
+    return pc.if_else(here, by, texts) if here.true_count else texts
 
 
 def _in_marks(texts: pa.Array) -> pa.Array:

@@ -60,6 +60,8 @@ def close(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, list):
         return len(found) == len(wanted) and all(map(close, found, wanted))
     if isinstance(wanted, float):
+        if not wanted:
+            return repr(float(found)) == repr(wanted)
         return bool(float(found) == wanted or single(float(found)) == single(wanted) != b"")
     return same(found, wanted)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+from pathlib import Path
+
+import confluent_kafka
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -36,6 +40,29 @@ def test_many_keys_are_as_one_by_one(keys: list[bytes]) -> None:
     together = murmur2.hashes(pa.array([b"", *keys], pa.binary()).slice(1))
     alone = [int(murmur2.hashes(pa.array([key], pa.binary()))[0]) for key in keys]
     assert together.tolist() == alone
+
+
+def test_as_librdkafka_partitions(librdkafka: ctypes.CDLL) -> None:
+    generator = np.random.default_rng(7)
+    keys = [generator.bytes(int(size)) for size in generator.integers(0, 40, 2000)]
+    # Its topic and opaque arguments are not looked at when there is a key.
+    partitioner = librdkafka.rd_kafka_msg_partitioner_murmur2
+    partitioner.restype = ctypes.c_int32
+    none = ctypes.c_void_p()
+    for count in (1, 3, 7, 1000):
+        found = murmur2.partitions(pa.array(keys, pa.binary()), count)
+        wanted = [
+            partitioner(none, key, ctypes.c_size_t(len(key)), count, none, none) for key in keys
+        ]
+        assert found.tolist() == wanted
+
+
+@pytest.fixture(scope="module")
+def librdkafka() -> ctypes.CDLL:
+    """The library that confluent-kafka brings along."""
+    package = Path(confluent_kafka.__file__).parent
+    (found,) = (package.parent / "confluent_kafka.libs").glob("librdkafka-*.so*")
+    return ctypes.CDLL(str(found))
 
 
 def test_no_keys() -> None:
