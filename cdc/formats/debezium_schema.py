@@ -54,9 +54,10 @@ ZONED_TIMESTAMP = "io.debezium.time.ZonedTimestamp"
 class Options:
     """What Debezium lets people choose.
 
-    decimal    decimal.handling.mode
+    decimal    decimal.handling.mode; "double" loses digits, as Debezium's documentation says
     time       time.precision.mode
-    required   which columns may not be null: "key" or as "declared" by the table
+    required   which columns may not be null: those of the "key", or as "declared" by the table;
+               then a delete whose old row the source did not send has no `before`
     names      field names as they are ("none") or as Avro allows them ("avro"):
                field.name.adjustment.mode
     """

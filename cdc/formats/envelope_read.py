@@ -8,6 +8,7 @@ records; from that the changes are put together here:
   delete was compacted away) is a delete;
 * a delete's row is its key, from the record's key, or from `before` where the topic has no keys;
 * a delete's `before` that holds nothing but the key is none;
+* what Debezium could not know (unchanged TOAST, for which it writes a placeholder) is BadData;
 * position and schema version stand in `source.sequence` if we wrote it; otherwise txn_seq is -1.
 """
 
@@ -31,6 +32,8 @@ from cdc.schema import Column, TableSchema
 
 _KNOWN = np.zeros(256, np.bool_)
 _KNOWN[[C, U, D, R]] = True
+
+_UNAVAILABLE = b"__debezium_unavailable_value"
 
 ReadKeys = Callable[[Int64s], "Read"]
 """Reads the keys of the records at some indices."""
@@ -87,6 +90,8 @@ def decoded_envelopes(
     batch = pa.RecordBatch.from_arrays(rows, schema=table.arrow)
     before, has_before = _before(old, table, len(present), place, op == D)
     position, commit_us = _source(envelopes, len(present))
+    if not ragged.every(position.ours):
+        _check_complete(batch)
     stamps = np.zeros(len(here), np.int64) if timestamps_us is None else timestamps_us
     alone = place < 0
     changes = ChangeBatch(
@@ -252,6 +257,20 @@ def _before(
     if not ragged.some(here):
         return None, None
     return pa.RecordBatch.from_arrays(columns, schema=table.arrow), here
+
+
+def _check_complete(rows: pa.RecordBatch) -> None:
+    """Debezium writes a placeholder for a value that was not in the WAL (SEMANTICS 11)."""
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        values = column.flatten() if pa.types.is_list(column.type) else column
+        if pa.types.is_string(values.type) or pa.types.is_binary(values.type):
+            missing = pc.equal(values.cast(pa.binary()), _UNAVAILABLE)
+            if missing.true_count:
+                raise BadData(
+                    "a value that Debezium did not have (unchanged TOAST)",
+                    where=f"column {name}",
+                    hint="ALTER TABLE … REPLICA IDENTITY FULL makes Debezium write it",
+                )
 
 
 def _source(envelopes: Read, count: int) -> tuple[sequence.Sequences, Int64s]:

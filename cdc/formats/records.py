@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -129,6 +130,33 @@ class AvroWriter:
 
     key: str
     value: str
+
+
+@dataclass(frozen=True)
+class AvroRun:
+    """Records start ≤ i < stop have these schema ids; -1: no keys, or tombstones only."""
+
+    start: int
+    stop: int
+    key_id: int
+    value_id: int
+
+
+def avro_runs(keys: pa.Array, values: pa.Array) -> list[AvroRun]:
+    """Consecutive records cut where the id of either schema changes: what `read_avro_envelopes`
+    reads at once. Tombstones belong to the records before them. BadData for what is not in
+    Confluent's wire format."""
+    key_ids, value_ids = avro_read.schema_ids(keys), avro_read.schema_ids(values)
+    there = np.flatnonzero(np.asarray(values.is_valid()))
+    if len(there):
+        nearest = np.searchsorted(there, np.arange(len(values)), "right") - 1
+        value_ids = value_ids[there[np.maximum(nearest, 0)]]
+    cuts = np.flatnonzero((np.diff(key_ids) != 0) | (np.diff(value_ids) != 0)) + 1
+    return [
+        AvroRun(start, stop, int(key_ids[start]), int(value_ids[start]))
+        for start, stop in pairwise([0, *cuts.tolist(), len(values)])
+        if start < stop
+    ]
 
 
 def read_avro_envelopes(

@@ -25,6 +25,7 @@ from cdc.formats.records import (
     Avro,
     AvroWriter,
     Records,
+    avro_runs,
     envelope_records,
     read_avro_envelopes,
     read_avro_rows,
@@ -268,6 +269,22 @@ def test_schema_ids_and_what_has_none() -> None:
     for bad in (b"", b"\0\0\0\0", b'{"op":"c"}'):
         with pytest.raises(BadData, match="without Confluent's header"):
             avro_read.schema_ids(pa.array([messages[0].as_py(), bad], pa.binary()))
+
+
+def test_records_are_cut_where_a_schema_id_changes() -> None:
+    def ids(*numbers: int | None) -> pa.Array:
+        found = [None if n is None else b"\0" + n.to_bytes(4, "big") for n in numbers]
+        return pa.array(found, pa.binary())
+
+    def runs(keys: pa.Array, values: pa.Array) -> list[tuple[int, int, int, int]]:
+        found = avro_runs(keys, values)
+        return [(run.start, run.stop, run.key_id, run.value_id) for run in found]
+
+    keys = ids(1, 1, 1, 1, 1, 2)
+    assert runs(keys, ids(None, 7, None, 8, 8, 8)) == [(0, 3, 1, 7), (3, 5, 1, 8), (5, 6, 2, 8)]
+    assert runs(ids(1, 1), ids(None, None)) == [(0, 2, 1, -1)]
+    assert runs(ids(None), ids(7)) == [(0, 1, -1, 7)]
+    assert runs(ids(), ids()) == []
 
 
 SIMPLE = Schema(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc.changes import ChangeBatch, D, R, concat
+from cdc.changes import ChangeBatch, D, R, U, concat
 from cdc.errors import BadData
 from cdc.formats.connect_schema import Schema, connect_json
 from cdc.formats.debezium_schema import Options, topic_schemas
@@ -233,6 +233,22 @@ def test_schemas_are_read_back() -> None:
     described = topic_schemas(TOPIC, NEW, Options())
     for schema in (described.key, described.envelope):
         assert schema_of(json.dumps(connect_json(schema))) == schema
+
+
+def test_what_debezium_did_not_have_is_refused() -> None:
+    """An unchanged TOAST value; of our own records it is the value."""
+    table = TableSchema("public.t", (Column("note", pa.string(), "text"),), ())
+    rows = pa.record_batch([pa.array(["__debezium_unavailable_value"])], schema=table.arrow)
+    one = np.zeros(1, np.int64)
+    changes = ChangeBatch(table, np.array([U], np.uint8), one, one, one, rows)
+    ours = envelope_records(changes, TOPIC, Json(), Options(), ORIGIN, NOW_US)
+    (found,) = read_envelopes(ours.keys, ours.values, lambda _: table, Options())
+    assert found.changes.rows.equals(rows)
+    envelope = json.loads(ours.values[0].as_py())
+    envelope["source"]["sequence"] = '["24023119","24023128"]'
+    theirs = pa.array([json.dumps(envelope).encode()])
+    with pytest.raises(BadData, match="column note: a value that Debezium did not have"):
+        read_envelopes(ours.keys, theirs, lambda _: table, Options())
 
 
 @pytest.mark.parametrize("times", [1, 10])
