@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,17 +23,16 @@ from cdc.formats.connect_schema import Schema, adjusted
 from cdc.formats.connect_values import Constant, Structs, Values
 from cdc.formats.debezium_schema import SOURCE, Options, column_schema
 from cdc.formats.envelope_read import Decoded, Read, decoded_envelopes, decoded_rows
-from cdc.formats.json_grid import Irregular
 from cdc.formats.json_read import Objects
+from cdc.formats.json_template import Path
 from cdc.ragged import Bools, Int64s
 from cdc.schema import TableSchema
 
-_CHUNK_BYTES = 2 << 20
-_SOURCE_FIELDS = ("sequence", "ts_us", "ts_ms")
+_CHUNK_BYTES = 4 << 20
 _STRING, _LONG = Schema("string"), Schema("int64")
+_SOURCE_FIELDS = {"sequence": json_read.ESCAPED, "ts_us": _LONG, "ts_ms": _LONG}
+"""In the order of reading; ts_ms only where ts_us, which is younger, is not there."""
 _NO_SCHEMA = Schema("struct")
-
-_T = TypeVar("_T")
 
 
 def read_envelopes(
@@ -53,8 +51,7 @@ def read_envelopes(
     stamps = np.zeros(len(values), np.int64) if timestamps_us is None else timestamps_us
     found = []
     for start, stop in _chunks(values):
-        piece = partial(_read_piece, keys, values, table_of, options, stamps, start, stop)
-        found += _either(piece)
+        found += _read_piece(keys, values, table_of, options, stamps, start, stop)
     return found
 
 
@@ -67,8 +64,7 @@ def read_rows(
 ) -> Decoded:
     """The changes of plain rows (a view's topic), all of one version of the table."""
     here = np.asarray(values.is_valid())
-    there = _present(values, here)
-    rows = _either(lambda regular: _plain_rows(there, table, options, regular=regular))
+    rows = _plain_rows(_present(values, here), table, options)
     read_keys = partial(_read_keys, keys, table, options)
     return decoded_rows(here, rows, read_keys, table, timestamps_us)
 
@@ -93,11 +89,10 @@ def _read_piece(
     stamps: Int64s,
     start: int,
     stop: int,
-    regular: bool,
 ) -> list[Decoded]:
     piece = values.slice(start, stop - start)
     here = np.asarray(piece.is_valid())
-    payload, kind = _payload(_present(piece, here), regular=regular)
+    payload, kind = _payload(_present(piece, here), _in_envelope)
     source = _source(payload)
     versions = sequence.read(source.fields.get("sequence"), payload.rows).version
     changes = np.flatnonzero(np.diff(versions)) + 1
@@ -106,7 +101,7 @@ def _read_piece(
         return [
             decoded
             for a, b in pairwise(cuts)
-            for decoded in _read_piece(keys, values, table_of, options, stamps, a, b, regular)
+            for decoded in _read_piece(keys, values, table_of, options, stamps, a, b)
         ]
     table = table_of(int(versions[0]) if len(versions) else 0)
     envelopes = _envelopes(payload, kind, source, table, options)
@@ -123,13 +118,23 @@ def _present(values: pa.Array, here: Bools) -> pa.Array:
     return pa.concat_arrays([values, values.slice(0, 0)]) if values.offset else values
 
 
-def _payload(texts: pa.Array, *, regular: bool) -> tuple[Objects, Schema]:
+def _payload(texts: pa.Array, wanted: Callable[[Path], bool]) -> tuple[Objects, Schema]:
     """The records' members, and their own schema where they carry one."""
     if len(texts):
         found = json_read.without_schemas(texts)
         if found is not None:
-            return json_read.objects(found[0], regular=regular), found[1]
-    return json_read.objects(texts, regular=regular), _NO_SCHEMA
+            return json_read.objects(found[0], wanted), found[1]
+    return json_read.objects(texts, wanted), _NO_SCHEMA
+
+
+def _in_envelope(path: Path) -> bool:
+    if path[0] == "source":
+        return path[-1] in _SOURCE_FIELDS
+    return path[0] in ("before", "after", "op", "ts_ms")
+
+
+def _everything(path: Path) -> bool:
+    return bool(path)
 
 
 def _envelopes(
@@ -137,7 +142,10 @@ def _envelopes(
 ) -> Read:
     fields: dict[str, Values] = {"source": source}
     kinds: list[tuple[str, Schema]] = [("source", SOURCE)]
-    for name, schema in (("op", _STRING), ("ts_ms", _LONG)):
+    members = {"op": _STRING}
+    if not any(_is_everywhere(source.fields.get(name)) for name in ("ts_us", "ts_ms")):
+        members["ts_ms"] = _LONG
+    for name, schema in members.items():
         found = json_read.field(payload, name, schema)
         if found is not None:
             fields[name] = found[0]
@@ -159,10 +167,16 @@ def _source(payload: Objects) -> Structs:
     inner = json_read.nested(payload, "source")
     fields: dict[str, Values] = {}
     if inner is not None:
-        for name in _SOURCE_FIELDS:
-            found = json_read.field(inner[0], name, _STRING if name == "sequence" else _LONG)
+        for name, kind in _SOURCE_FIELDS.items():
+            found = json_read.field(inner[0], name, kind)
             fields[name] = Constant(None) if found is None else found[0]
+            if name == "ts_us" and _is_everywhere(fields[name]):
+                break
     return Structs(fields)
+
+
+def _is_everywhere(values: Values | None) -> bool:
+    return isinstance(values, pa.Array) and not values.null_count
 
 
 def _row(
@@ -191,17 +205,9 @@ def _read_keys(keys: pa.Array, table: TableSchema, options: Options, index: Int6
     if chosen.null_count:
         return Read(Structs({}), _NO_SCHEMA)
     key = replace(table, columns=table.key_columns)
-    return _either(lambda regular: _plain_rows(chosen, key, options, regular=regular))
+    return _plain_rows(chosen, key, options)
 
 
-def _plain_rows(texts: pa.Array, table: TableSchema, options: Options, *, regular: bool) -> Read:
-    payload, kind = _payload(texts, regular=regular)
+def _plain_rows(texts: pa.Array, table: TableSchema, options: Options) -> Read:
+    payload, kind = _payload(texts, _everything)
     return _row(payload, kind, table, options, None)
-
-
-def _either(read: Callable[[bool], _T]) -> _T:
-    """Read objects that are alike; if they are not, as any objects."""
-    try:
-        return read(True)
-    except Irregular:
-        return read(False)

@@ -14,7 +14,7 @@ What a member holds is said by a Connect schema: the one beside the payload
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -26,7 +26,7 @@ from cdc.errors import BadData
 from cdc.formats.connect_schema import DECIMAL, Schema
 from cdc.formats.connect_values import Constant, Lists, Structs, Values
 from cdc.formats.json_few import FEW, PLAIN_DECIMAL, Parsed, parsed
-from cdc.formats.json_grid import Grid, Irregular, grid
+from cdc.formats.json_template import Aligned, Irregular, Path, aligned
 from cdc.json_strings import unescaped
 from cdc.json_tokens import Members, elements, members
 from cdc.json_tokens import Values as Places
@@ -38,18 +38,21 @@ _ARROW: dict[str, pa.DataType] = {
 }  # fmt: skip
 
 
-Objects = Members | Grid | Parsed
-_GRID_MIN = 16
+ESCAPED = Schema("string", name="escaped")
+"""A string whose escapes do not matter, which may stay."""
+
+Objects = Members | Aligned | Parsed
+_MANY = 16
 
 
-def objects(texts: pa.Array, *, regular: bool) -> Objects:
-    """The members of JSON objects: binary or string, offset 0, none null. `regular`: in one pass
-    if they are alike; asking for a member may then raise Irregular."""
+def objects(texts: pa.Array, wanted: Callable[[Path], bool]) -> Objects:
+    """The members of JSON objects: binary or string, offset 0, none null. If there are many and
+    they are alike, only those whose path is `wanted`."""
     if len(texts) <= FEW:
         return parsed(texts.to_pylist())
-    if regular and len(texts) > _GRID_MIN:
+    if len(texts) > _MANY:
         try:
-            return grid(texts)
+            return aligned(texts, wanted)
         except Irregular:
             pass
     return members(texts)
@@ -59,6 +62,8 @@ def field(found: Objects, name: str, kind: Schema) -> tuple[Values, Schema] | No
     """The values of one member and what they are; None where no object has it."""
     if isinstance(found, Parsed):
         return found.field(name, kind)
+    if isinstance(found, Aligned) and kind.type == "struct":
+        return _aligned_structs(found, name, kind)
     places = found.named(name)
     if not len(places.row):
         return None
@@ -127,7 +132,7 @@ def _values(places: Places, kind: Schema) -> tuple[Values, Schema]:
     texts = ragged.text(places.slices(marks=False))
     if kind.type == "string":
         _require(places, places.is_string | places.is_null, texts, "a string")
-        return unescaped(texts), kind
+        return (texts if kind is ESCAPED else unescaped(texts)), kind
     if kind.type == "bytes":
         if kind.name == DECIMAL and not ragged.some(places.is_string):
             return texts, PLAIN_DECIMAL
@@ -152,6 +157,17 @@ def _structs(places: Places, kind: Schema) -> Structs:
         fields[name] = Constant(None) if found is None else found[0]
     valid = ~places.is_null
     return Structs(fields, None if ragged.every(valid) else valid)
+
+
+def _aligned_structs(found: Aligned, name: str, kind: Schema) -> tuple[Values, Schema] | None:
+    inner = found.nested(name)
+    if inner is None:
+        return (Constant(None), kind) if len(found.named(name).row) else None
+    fields: dict[str, Values] = {}
+    for part, schema in kind.fields:
+        values = field(inner[0], part, schema)
+        fields[part] = Constant(None) if values is None else values[0]
+    return Structs(fields, None if ragged.every(inner[1]) else inner[1]), kind
 
 
 def _lists(places: Places, kind: Schema) -> tuple[Values, Schema]:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdc import ragged
 from cdc.changes import ChangeBatch, D, R, U, concat
 from cdc.errors import BadData
 from cdc.formats.connect_schema import Schema, connect_json
@@ -20,6 +21,7 @@ from cdc.formats.debezium_schema import Options, topic_schemas
 from cdc.formats.envelope import Origin
 from cdc.formats.json_envelope import read_envelopes, read_rows
 from cdc.formats.json_read import schema_of
+from cdc.formats.json_template import Aligned, Irregular, aligned
 from cdc.formats.records import Json, Records, envelope_records, row_records
 from cdc.schema import NUMERIC_TEXT, Column, TableSchema
 from tests.formats_cases import Case, assert_equal_columns, assert_read_back, cases, same
@@ -227,6 +229,71 @@ def test_large_batches_are_read_in_pieces() -> None:
     assert together.rows.column("id").to_pylist() == ids
     record = np.concatenate([f.record for f in found])
     assert records.change[record].tolist() == ids
+
+
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(st.sampled_from('ab\\"\n[]{},:ü😀'), max_size=30)
+    | st.sampled_from(["x" * 7, "x" * 8, "\\" * 8, '"' * 9, "long" * 30])
+)
+documents = st.fixed_dictionaries(
+    {
+        "a": leaves,
+        "skipped": leaves,
+        "o": st.none() | st.fixed_dictionaries({"b": leaves, "skipped": leaves, "c": leaves}),
+        "l": st.none() | st.lists(leaves, max_size=4),
+    }
+)
+
+
+@given(st.lists(documents, min_size=1, max_size=3), st.integers(0, 2), st.randoms())
+@settings(max_examples=60, deadline=None)
+def test_objects_along_a_template_are_what_python_reads(
+    distinct: list[Any], indent: int, order: Any
+) -> None:
+    """Also with blanks, escapes at every place, brackets in strings, and several shapes."""
+    rows = distinct * 20
+    order.shuffle(rows)
+    spelled = [json.dumps(row, indent=indent or None, ensure_ascii=False) for row in rows]
+    texts = pa.array([text.encode() for text in spelled], pa.binary())
+    found = aligned(texts, lambda path: path[-1] != "skipped")
+    assert found.groups
+    assert members_of(found, "a") == [row["a"] for row in rows]
+    assert members_of(found, "l") == [row["l"] for row in rows]
+    nested = found.nested("o")
+    assert (nested is None) == all(row["o"] is None for row in rows)
+    if nested is not None:
+        inner, valid = nested
+        assert valid.tolist() == [row["o"] is not None for row in rows]
+        for name in ("b", "c"):
+            wanted = [row["o"] and row["o"][name] for row in rows]
+            assert members_of(inner, name) == wanted
+
+
+def members_of(found: Aligned, name: str) -> list[Any]:
+    """The values of a member by row, as Python's json reads their text."""
+    places = found.named(name)
+    texts = ragged.text(places.slices(marks=True)).to_pylist()
+    rows: list[Any] = [None] * found.rows
+    for row, text in zip(places.row.tolist(), texts, strict=True):
+        rows[row] = None if text is None else json.loads(text, strict=False)
+    return rows
+
+
+def test_objects_that_no_template_fits_are_read_all_the_same() -> None:
+    table = TableSchema("public.t", (Column("note", pa.string(), "text"),), ())
+    notes = ["short", "long" * 1000, 'quoted"' * 300] * 7
+    rows = pa.record_batch([pa.array(notes)], schema=table.arrow)
+    numbers = np.arange(len(notes))
+    op = np.full(len(notes), U, np.uint8)
+    changes = ChangeBatch(table, op, numbers, numbers, numbers, rows)
+    records = envelope_records(changes, TOPIC, Json(), Options(), ORIGIN, NOW_US)
+    (found,) = read_envelopes(records.keys, records.values, lambda _: table, Options())
+    assert found.changes.rows.equals(rows)
+    with pytest.raises(Irregular):
+        aligned(records.values, lambda _: True)
 
 
 def test_schemas_are_read_back() -> None:
