@@ -3,8 +3,9 @@
 1.  CREATE_REPLICATION_SLOT exports a snapshot: the state of the database exactly at the slot's
     consistent point. Everything committed later comes through the slot: no gap, no overlap.
 2.  A coordinating transaction imports it, locks the tables against DDL and reads the catalog;
-    worker processes import it too (snapshot_worker.py). Then the exporting session may go.
-3.  Large tables are cut into ranges of pages; workers take one range after the other.
+    worker processes import it too (snapshot_worker.py).
+3.  Large tables are cut into ranges of pages; workers take one range after the other. Until they
+    have started, the coordinating connection does.
 4.  One thread per worker moves finished Arrow rows from its pipe into one bounded queue; the
     agent takes pieces from there. A slow agent fills the queue, then the pipes, then COPY waits.
 5.  Pieces are progress, never a cut; the last one, without rows, is whole.
@@ -49,7 +50,7 @@ from cdc.postgres.snapshot_worker import (
 from cdc.schema import TableSchema
 from cdc.source import Piece
 
-RANGE_PAGES = 4096
+RANGE_PAGES = 1024
 QUEUE_PIECES = 4
 PIPE_BYTES = 2**20
 _ESTIMATED_ROW_BYTES = 100
@@ -91,48 +92,37 @@ class SnapshotReader:
     progress: Progress
     workers: Sequence[Worker]
     holder: Connection
-    _ready: list[Worker] = field(default_factory=list)
+    _ready: threading.Event = field(default_factory=threading.Event)
     _tables: dict[str, CopyTable] = field(default_factory=dict)
     _queue: queue.Queue[Any] = field(default_factory=lambda: queue.Queue(QUEUE_PIECES))
     _stopping: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
-    def start(self) -> None:
-        """Return when the workers have imported the snapshot and hold the tables' locks; the
-        agent goes on without those that did not get them, if need be with `holder` alone."""
+    def pieces(self, max_piece_bytes: int) -> Iterator[Piece]:
+        """All rows, in pieces that are not whole, numbered from ordinal 0. `holder` reads until
+        the first worker has imported the snapshot and locked the tables; to the end, if none of
+        them gets the locks."""
         self._tables = {
             name: CopyTable(
                 self.plan.schemas[name], table.quoted, {c.name: c.kind for c in table.columns}
             )
             for name, table in self.plan.tables.items()
         }
-        assignment = pickle.dumps(Assignment(self.plan.url, self.plan.snapshot, self._tables))
-        for worker in self.workers:
-            worker.stdin.write(assignment)
-            worker.stdin.flush()
-        for worker in self.workers:
-            kind, body = _receive(worker)
-            if kind == READY:
-                self._ready.append(worker)
-            elif kind != LOCKED_OUT:
-                raise _error_of(kind, body)
-
-    def pieces(self, max_piece_bytes: int) -> Iterator[Piece]:
-        """All rows, in pieces that are not whole, numbered from ordinal 0."""
         ranges: queue.SimpleQueue[Range] = queue.SimpleQueue()
         count = 0
         for part in cut_into_ranges(self.plan.tables.values()):
             ranges.put(part)
             count += 1
-        for worker in self._ready:
-            thread = threading.Thread(target=self._move, args=(worker, ranges), daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        if not self._ready:
-            thread = threading.Thread(target=self._read_here, args=(ranges,), daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        assignment = pickle.dumps(Assignment(self.plan.url, self.plan.snapshot, self._tables))
+        for worker in self.workers:
+            self._start(self._move, worker, assignment, ranges)
+        self._start(self._read_here, ranges)
         yield from self._collect(count, max_piece_bytes)
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _collect(self, ranges: int, max_piece_bytes: int) -> Iterator[Piece]:
         done_rows = dict.fromkeys(self.plan.tables, 0)
@@ -193,14 +183,18 @@ class SnapshotReader:
             tuple(held), 0, self.plan.position, 0, whole=False, incomplete=tuple(self.plan.tables)
         )
 
-    def _move(self, worker: Worker, ranges: queue.SimpleQueue[Range]) -> None:
+    def _move(self, worker: Worker, assignment: bytes, ranges: queue.SimpleQueue[Range]) -> None:
         """One worker's thread: hand it ranges, and its rows to the queue."""
         try:
-            while not self._stopping.is_set():
-                try:
-                    part = ranges.get_nowait()
-                except queue.Empty:
-                    return
+            worker.stdin.write(assignment)
+            worker.stdin.flush()
+            kind, body = _receive(worker)
+            if kind == LOCKED_OUT:
+                return
+            if kind != READY:
+                raise _error_of(kind, body)
+            self._ready.set()
+            while (part := self._next(ranges)) is not None:
                 pickle.dump(part, worker.stdin)
                 worker.stdin.flush()
                 self._one_range(worker, part)
@@ -208,16 +202,20 @@ class SnapshotReader:
             self._put(error)
 
     def _read_here(self, ranges: queue.SimpleQueue[Range]) -> None:
-        """No worker got the locks: read on the connection that has them."""
+        """Read on the connection that has the locks, as long as no worker does."""
         try:
-            while not (ranges.empty() or self._stopping.is_set()):
-                part = ranges.get()
+            while not self._ready.is_set() and (part := self._next(ranges)) is not None:
                 with source_errors(self.plan.url):
                     for rows in copy_rows(self.holder, self._tables[part.table], part):
                         self._put((part.table, rows))
                 self._put(_Done(part))
         except BaseException as error:
             self._put(error)
+
+    def _next(self, ranges: queue.SimpleQueue[Range]) -> Range | None:
+        with suppress(queue.Empty):
+            return None if self._stopping.is_set() else ranges.get_nowait()
+        return None
 
     def _one_range(self, worker: Worker, part: Range) -> None:
         schema = self.plan.schemas[part.table].arrow

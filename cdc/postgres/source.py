@@ -152,8 +152,6 @@ class PostgresSource:
             plan = SnapshotPlan(url, exported, position, chosen, schemas)
             reader = SnapshotReader(plan, self.progress, self._launched() if chosen else (), holder)
             try:
-                reader.start()
-                exporter.finish()
                 yield from reader.pieces(max_piece_bytes)
             finally:
                 reader.close()
