@@ -152,7 +152,10 @@ def texts_to_bytes(texts: pa.Array, scale: int) -> pa.Array:
 def _unscaled(text: str, scale: int) -> int:
     whole, _, behind = text.partition(".")
     if len(behind) > scale:
-        raise BadData(f"{text} has more than {scale} digits behind the point")
+        raise BadData(
+            f"{text} has more than {scale} digits behind the point",
+            hint="the column's declared scale and its values differ: take its snapshot again",
+        )
     return _integer(whole + behind.ljust(scale, "0"))
 
 
