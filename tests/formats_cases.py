@@ -233,7 +233,10 @@ class Case:
         }
 
 
-NAMES = ("a", "b", "c", "Wert", "_x9", "d")
+NAMES = {
+    "avro": ("a", "b", "c", "Wert", "_x9", "d"),
+    "none": ("a", 'q"x', "ü -", "back\\slash", "1st", "op"),
+}
 OPERATIONS = (C, U, D, R)
 
 
@@ -252,7 +255,7 @@ def cases(draw: st.DrawFn, names: str = "none") -> Case:
     key = draw(st.lists(st.sampled_from(KEYS), max_size=2))
     if options.decimal == "double":
         key = [name for name in key if name != "decimal"]
-    kinds = {name: KINDS[kind] for name, kind in zip(NAMES, [*key, *chosen], strict=False)}
+    kinds = {name: KINDS[kind] for name, kind in zip(NAMES[names], [*key, *chosen], strict=False)}
     keys = tuple(kinds)[: len(key)]
     columns = tuple(Column(n, k.type, k.sql_type, n not in keys) for n, k in kinds.items())
     table = TableSchema("public.t", columns, keys, draw(st.integers(1, 3)))
