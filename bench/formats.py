@@ -24,15 +24,14 @@ from bench.json import table
 from bench.measure import Figure
 from cdc.changes import C, ChangeBatch
 from cdc.formats import json_envelope, murmur2
-from cdc.formats.connect_schema import avro_json
-from cdc.formats.debezium_schema import Options, topic_schemas
+from cdc.formats.debezium_schema import Options
 from cdc.formats.envelope import Origin
 from cdc.formats.records import (
     Avro,
-    AvroWriter,
     Form,
     Json,
     Records,
+    avro_schemas,
     envelope_records,
     read_avro_envelopes,
 )
@@ -75,20 +74,14 @@ def batch(count: int) -> ChangeBatch:
     return ChangeBatch(SCHEMA, op, numbers // 10, numbers % 10, commit_us, table(count))
 
 
-def options(form: Form) -> Options:
-    return Options(names="avro" if isinstance(form, Avro) else "none")
-
-
 def written(changes: ChangeBatch, form: Form) -> Records:
-    return envelope_records(changes, TOPIC, form, options(form), ORIGIN, NOW_US)
+    return envelope_records(changes, TOPIC, form, Options(), ORIGIN, NOW_US)
 
 
 def read(records: Records, form: Form) -> ChangeBatch:
     if isinstance(form, Avro):
         return read_avro_envelopes(records.keys, records.values, WRITER, SCHEMA).changes
-    found = json_envelope.read_envelopes(
-        records.keys, records.values, lambda _: SCHEMA, options(form)
-    )
+    found = json_envelope.read_envelopes(records.keys, records.values, lambda _: SCHEMA, Options())
     rows = pa.Table.from_batches([piece.changes.rows for piece in found]).combine_chunks()
     first = found[0].changes
     return ChangeBatch(
@@ -141,8 +134,7 @@ def taken_s(run: Callable[[], object], times: int) -> float:
     return time.process_time() - began
 
 
-_SCHEMAS = topic_schemas(TOPIC, SCHEMA, Options(names="avro"))
-WRITER = AvroWriter(json.dumps(avro_json(_SCHEMAS.key)), json.dumps(avro_json(_SCHEMAS.envelope)))
+WRITER = avro_schemas(TOPIC, SCHEMA, Options())
 
 if __name__ == "__main__":
     main()

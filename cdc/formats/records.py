@@ -6,7 +6,8 @@ a delete is its tombstone alone (the contract's table of topics).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ from cdc import ragged
 from cdc.changes import ChangeBatch, D
 from cdc.formats import avro_read, avro_write, json_write
 from cdc.formats.avro_few import Selection
-from cdc.formats.connect_schema import Schema, adjusted
+from cdc.formats.connect_schema import Schema, adjusted, avro_json
 from cdc.formats.connect_values import Structs
 from cdc.formats.debezium_schema import Options, TopicSchemas, topic_schemas
 from cdc.formats.envelope import (
@@ -77,6 +78,7 @@ def envelope_records(
     `topic` gives the schemas their names; `now_us` is the envelopes' own time. BadData for a value
     that the format cannot carry exactly.
     """
+    options = _named_for(form, options)
     schemas = topic_schemas(topic, changes.schema, options)
     values = envelope_values(changes, schemas, options, origin, now_us, details)
     keys = _keys(changes, schemas, form, options)
@@ -86,6 +88,7 @@ def envelope_records(
 
 def row_records(changes: ChangeBatch, topic: str, form: Form, options: Options) -> Records:
     """The records of a view's topic: plain rows, and tombstones."""
+    options = _named_for(form, options)
     schemas = topic_schemas(topic, changes.schema, options)
     keys = _keys(changes, schemas, form, options)
     kept = np.flatnonzero(changes.op != D)
@@ -98,6 +101,11 @@ def row_records(changes: ChangeBatch, topic: str, form: Form, options: Options) 
         place[kept] = np.arange(len(kept))
         texts = texts.take(pa.array(place, mask=place < 0))
     return Records(keys, texts, change)
+
+
+def _named_for(form: Form, options: Options) -> Options:
+    """Avro has no other names than its own."""
+    return replace(options, names="avro") if isinstance(form, Avro) else options
 
 
 def _keys(changes: ChangeBatch, schemas: TopicSchemas, form: Form, options: Options) -> pa.Array:
@@ -130,6 +138,16 @@ class AvroWriter:
 
     key: str
     value: str
+
+
+def avro_schemas(
+    topic: str, table: TableSchema, options: Options, *, plain_rows: bool = False
+) -> AvroWriter:
+    """What a registry is given for the subjects `<topic>-key` and `<topic>-value`: the schemas of
+    `envelope_records`, or of `row_records`."""
+    schemas = topic_schemas(topic, table, replace(options, names="avro"))
+    value = schemas.row if plain_rows else schemas.envelope
+    return AvroWriter(json.dumps(avro_json(schemas.key)), json.dumps(avro_json(value)))
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from cdc.errors import BadData
 from cdc.formats import avro_read, avro_write, varint
 from cdc.formats.connect_schema import Schema, avro_json, optional
 from cdc.formats.connect_values import Lists, Structs
-from cdc.formats.debezium_schema import Options, topic_schemas
+from cdc.formats.debezium_schema import Options
 from cdc.formats.envelope import Origin
 from cdc.formats.records import (
     Avro,
     AvroWriter,
     Records,
     avro_runs,
+    avro_schemas,
     envelope_records,
     read_avro_envelopes,
     read_avro_rows,
@@ -46,8 +47,7 @@ def written(case: Case) -> tuple[Records, AvroWriter]:
 
 
 def writer(changes: ChangeBatch, options: Options) -> AvroWriter:
-    schemas = topic_schemas(TOPIC, changes.schema, options)
-    return AvroWriter(json.dumps(avro_json(schemas.key)), json.dumps(avro_json(schemas.envelope)))
+    return avro_schemas(TOPIC, changes.schema, options)
 
 
 def raw(schema: str) -> Any:
@@ -195,8 +195,7 @@ def _shuffled(schema: dict[str, Any], order: Any) -> dict[str, Any]:
 def test_plain_rows(case: Case) -> None:
     changes = case.changes
     records = row_records(changes, "view.v", FORM, case.options)
-    schemas = topic_schemas("view.v", changes.schema, case.options)
-    form = AvroWriter(json.dumps(avro_json(schemas.key)), json.dumps(avro_json(schemas.row)))
+    form = avro_schemas("view.v", changes.schema, case.options, plain_rows=True)
     row_schema = raw(form.value)
     for i, value in enumerate(records.values.to_pylist()):
         if changes.op[i] == D:
@@ -261,6 +260,25 @@ def test_integers_of_every_length(bits: int) -> None:
     )
     assert back.tolist() == values.tolist()
     assert behind.tolist() == ends.tolist()
+
+
+def test_names_that_avro_does_not_have() -> None:
+    """Columns and topics are renamed as Debezium does, and read back as what they are."""
+    columns = (
+        Column("we-ird näme", pa.int32(), "integer", False),
+        Column("1", pa.int32(), "integer"),
+    )
+    table = TableSchema("public.t", columns, ("we-ird näme",))
+    rows = pa.record_batch([pa.array([1, 2], pa.int32())] * 2, schema=table.arrow)
+    numbers = np.arange(2)
+    changes = ChangeBatch(table, np.array([C, R], np.uint8), numbers, numbers, numbers, rows)
+    schemas = avro_schemas("shop-1.public.t", table, Options())
+    assert json.loads(schemas.key)["namespace"] == "shop_1.public.t"
+    records = envelope_records(changes, "shop-1.public.t", FORM, Options(), ORIGIN, NOW_US)
+    envelope = loads(records.values[1].as_py(), raw(schemas.value), FORM.value_id)
+    assert envelope["after"] == {"we_ird_n_me": 2, "_1": 2}
+    found = read_avro_envelopes(records.keys, records.values, schemas, table)
+    assert found.changes.rows.equals(rows)
 
 
 def test_schema_ids_and_what_has_none() -> None:
