@@ -3,6 +3,8 @@
 load      1M documents of about 300 bytes, one shard, from a view's topic in the embedded log
           through the delivery loop, position included. Ceiling: the same documents as NDJSON
           that is ready in memory, from two threads, to the same server, before and after
+rebuild   the same by `cdc rebuild` beside a live index: loaded, every document read back and
+          compared with the topic, swapped
 latency   appends of one row at 200 a second; from the moment the log has one to the moment
           the sink has stored a position behind it
 
@@ -26,7 +28,7 @@ import pyarrow as pa
 
 from bench.measure import Figure, fdatasync_p50_ms, percentile, report
 from cdc.changes import ChangeBatch, Int64s, R
-from cdc.config import LogConfig
+from cdc.config import Config, LogConfig, Place, SinkConfig, StateConfig
 from cdc.frontiers import Frontier
 from cdc.json_rows import json_objects
 from cdc.keys import row_keys
@@ -40,6 +42,7 @@ from sinks.elasticsearch.mapping import mapping_of
 from sinks.elasticsearch.server import Server
 from sinks.elasticsearch.sink import ElasticsearchSink
 from sinks.progress import Progress
+from sinks.rebuild import rebuild
 from tests.services.elasticsearch import start_elasticsearch
 
 DOCUMENTS = 1_000_000
@@ -220,6 +223,21 @@ def load(url: str, log: Log, folder: Path, count: int) -> float:
     return count / taken_s
 
 
+def rebuilt(url: str, log: Log, folder: Path, count: int) -> float:
+    """Documents a second of a whole rebuild beside the live index, comparison and swap included."""
+    place = Place("bench", 1, 1)
+    sink = SinkConfig("bench", "elasticsearch", url, ("orders",), place, {"index": "orders"})
+    file, state = folder / "connectors.yaml", StateConfig(folder / "state")
+    config = Config(file, LogConfig("embedded", folder / "log"), state, {}, {}, {"bench": sink})
+    rebuild(config, FEED, log, lambda: False, lambda facts: None)
+    found = rebuild(config, FEED, log, lambda: False, lambda facts: None)
+    assert found.rows == {"orders": count}
+    with closing(Server(url)) as server:
+        for name in ("orders-000001", "orders-000002", "cdc-sinks"):
+            server.require("DELETE", f"/{name}")
+    return count / found.seconds
+
+
 def latencies(url: str, folder: Path) -> list[float]:
     """From append to stored position, in ms, COMMITS_PER_S a second."""
     folder.mkdir()
@@ -273,6 +291,7 @@ def measure(url: str, folder: Path, count: int, version: str) -> None:
             ready.append(ceiling(server, bodies, count))
             own.append(load(url, filled.log, folder, count))
             print(f"run {run + 1}: {own[-1]:,.0f} of {ready[-1]:,.0f} docs/s", flush=True)
+        whole = rebuilt(url, filled.log, folder, count)
     latencies(url, folder / "warm")
     waits = [latencies(url, folder / str(run)) for run in range(RUNS)]
     shares = tuple(100 * mine / best for mine, best in zip(own, ready, strict=True))
@@ -281,6 +300,7 @@ def measure(url: str, folder: Path, count: int, version: str) -> None:
             Figure("ready-made NDJSON, two threads", "docs/s", tuple(ready)),
             Figure("from the log through the sink", "docs/s", tuple(own)),
             Figure("share of the ceiling", "%", shares, ">= 60"),
+            Figure("rebuild beside a live index", "docs/s", (whole,)),
             Figure("append -> stored p50", "ms", tuple(percentile(w, 0.5) for w in waits), "<= 40"),
             Figure("append -> stored p99", "ms", tuple(percentile(w, 0.99) for w in waits)),
             Figure("fdatasync p50", "ms", (fdatasync_p50_ms(folder),)),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("decode", "json", "log", "capture", "views", "numeric", "latency", "sinks")
+BENCHMARKS = (
+    *("decode", "json", "log", "capture", "views", "numeric", "latency"),
+    *("sinks", "elasticsearch", "redis"),
+)
 
 
 def main() -> None:
