@@ -67,6 +67,7 @@ def test_every_supported_version_starts(postgres_major: PostgresServer) -> None:
     assert (postgres_major.bin_dir / "postgres").exists()
 
 
+@pytest.mark.slow
 def test_a_server_ends_when_its_program_is_killed(tmp_path: Path) -> None:
     """The demo killed by `kill -9` leaves no Postgres behind."""
     program = textwrap.dedent(

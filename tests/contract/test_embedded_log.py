@@ -126,6 +126,7 @@ def test_checkpoint_policy() -> None:
     assert checkpoint_mode(1, 2**22, True) == "TRUNCATE"
 
 
+@pytest.mark.slow
 def test_a_wal_under_constant_appends_stays_bounded(
     config: LogConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

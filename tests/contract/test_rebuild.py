@@ -39,6 +39,8 @@ from tests.sink_feed import (
     until,
 )
 
+pytestmark = pytest.mark.slow
+
 SOURCE = SinkInput("shop.items", "shop.public.items", ITEMS)
 
 
