@@ -29,6 +29,7 @@ _KEEP_ALIVE = "5m"
 _SLICES = 2
 _PIT = re.compile(rb'"pit_id":"([^"]+)"')
 _SORT = b'"sort":['
+_HITS, _END = b'"hits":[', b"}}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,16 +77,20 @@ def pages(server: Server, index: str) -> Iterator[Page]:
                 ask(part, last)
                 yield _page(answer.body, index)
             else:
-                _require_whole(_only(answer.body), index)
+                _require_whole(json.loads(answer.body), index)
     finally:
         pool.shutdown(cancel_futures=True)
         server.ask("DELETE", "/_pit", {"id": pit})
 
 
 def _page(body: bytes, index: str) -> Page:
-    found = _only(body)
-    _require_whole(found, index)
-    each = members(_texts(elements(_named(_members_of(_named(found, "hits")), "hits"))))
+    """The hits are the answer's last and by far its largest part: cut out before they are read."""
+    at = body.index(_HITS) + len(_HITS) - 1
+    if not body.endswith(_END):
+        raise SinkError("an answer of Elasticsearch does not end with its hits", where=index)
+    _require_whole(json.loads(body[:at] + b"[]" + _END), index)
+    hits = pa.array([body[at : -len(_END)]], pa.binary())
+    each = members(ragged.text(elements(hits).slices(marks=True)))
     return Page(_named(each, "_source"), _named(each, "_id"), _named(each, "_version"))
 
 
@@ -104,14 +109,6 @@ def _last_of(body: bytes) -> int | None:
     return None if at < 0 else int(body[at + len(_SORT) : body.index(b"]", at)])
 
 
-def _only(body: bytes) -> Members:
-    return members(pa.array([body], pa.binary()))
-
-
-def _members_of(text: pa.Array) -> Members:
-    return members(text)
-
-
 def _named(found: Members, name: str) -> pa.Array:
     """The values of a member, as they stand; every text has it."""
     values = found.named(name)
@@ -123,12 +120,7 @@ def _named(found: Members, name: str) -> pa.Array:
     return ragged.text(values.slices(marks=True))
 
 
-def _texts(values: Any) -> pa.Array:
-    return ragged.text(values.slices(marks=True))
-
-
-def _require_whole(found: Members, index: str) -> None:
+def _require_whole(answer: dict[str, Any], index: str) -> None:
     """Raise StoreUnavailable where a shard did not answer."""
-    shards = json.loads(_named(found, "_shards")[0].as_py())
-    if shards["failed"] or _named(found, "timed_out")[0].as_py() != "false":
+    if answer["_shards"]["failed"] or answer["timed_out"]:
         raise StoreUnavailable("not every shard has answered", where=f"index {index}")
