@@ -35,10 +35,6 @@ class Swapped(Fenced):
     """A rebuild put other data in the live one's place: open again and go on from there."""
 
 
-REBUILD = "rebuild "
-"""How the owner that a swap leaves in a sink's entry begins: it hands the sink on to whoever had
-it before, who is told by Swapped instead of Fenced, and may open it again."""
-
 Reject = Callable[[Sequence[DeadLetter]], None]
 """Makes dead letters durable, and counts them. Called before the position is stored."""
 

@@ -30,7 +30,6 @@ from cdc.log.api import DeadLetter
 from cdc.schema import Column
 from cdc.source import Finding
 from sinks.api import (
-    REBUILD,
     QueryResult,
     Reject,
     Sink,
@@ -49,6 +48,7 @@ from sinks.elasticsearch.place import Place, require_fit
 from sinks.elasticsearch.read import pages
 from sinks.elasticsearch.server import Server
 from sinks.elasticsearch.tenure import Tenure
+from sinks.owners import rebuilding
 
 LOAD_ROWS = 50_000
 """From so many rows a first load goes without refreshes and replicas."""
@@ -193,7 +193,7 @@ class ElasticsearchSink:
         handed_on = replace(
             new,
             epoch=live.epoch + 1,
-            owner=f"{REBUILD}{self._tenure.owner}",
+            owner=rebuilding(self._tenure.owner),
             previous=live.index or None,
             reload=None,
             loading=None,

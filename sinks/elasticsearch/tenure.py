@@ -12,17 +12,14 @@ so an owner that has not written its entry for PROVE_S reads it before it writes
 
 from __future__ import annotations
 
-import os
-import socket
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from cdc.errors import Fenced
-from sinks.api import REBUILD, Swapped
 from sinks.elasticsearch.entry import Entries, Entry, Stored
+from sinks.owners import is_rebuild, new_owner, replaced
 
 PROVE_S = 10.0
 
@@ -32,7 +29,7 @@ class Tenure:
 
     def __init__(self, entries: Entries, key: str, sink: str) -> None:
         self.key = key
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        self.owner = new_owner()
         self._entries, self._sink = entries, sink
         self._stored: Stored | None = None
         self._proved_at = 0.0
@@ -85,15 +82,4 @@ class Tenure:
         self._stored, self._proved_at = written, time.monotonic()
 
     def _fenced(self, stored: Stored | None) -> Fenced:
-        owner = stored.entry.owner if stored else None
-        if is_rebuild(owner):
-            return Swapped(f"this sink was swapped by {owner}", where=f"sink {self._sink}")
-        return Fenced(
-            f"this sink was taken over by {owner or '`cdc remove`'}",
-            where=f"sink {self._sink}",
-            hint="run each sink in one `cdc run` only",
-        )
-
-
-def is_rebuild(owner: str | None) -> bool:
-    return owner is not None and owner.startswith(REBUILD)
+        return replaced(self._sink, stored.entry.owner if stored else None)

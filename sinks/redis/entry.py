@@ -24,9 +24,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cdc.errors import CdcError, Fenced, StoreUnavailable
+from cdc.errors import CdcError, StoreUnavailable
 from cdc.schema import TableSchema
-from sinks.api import REBUILD, SinkPosition, Swapped
+from sinks.api import SinkPosition
+from sinks.owners import is_rebuild, replaced
 from sinks.redis.connection import Connection
 from sinks.redis.layout import Layout, Settings, layout_of
 from sinks.redis.protocol import Argument, Commands
@@ -131,7 +132,7 @@ class Ownership:
         discarded by a newer rebuild; else the server has lost everything."""
         base, _, beside = self.sink.partition("/")
         if beside and connection.call("EXISTS", entry_key(base)):
-            return fenced(self.sink, "another rebuild")
+            return replaced(self.sink, "another rebuild")
         return StoreUnavailable(
             "Redis has lost its data: beginning again",
             where=f"sink {self.sink}",
@@ -144,17 +145,7 @@ class Ownership:
             if position != self.position:
                 raise StoreUnavailable("Redis has gone back in time: opening again", where=where)
             return
-        if owner.startswith(REBUILD):
-            raise Swapped("a rebuild has taken this sink's place", where=where)
-        raise fenced(self.sink, owner)
-
-
-def fenced(sink: str, owner: str) -> Fenced:
-    return Fenced(
-        f"this sink was taken over by {owner or '`cdc remove`'}",
-        where=f"sink {sink}",
-        hint="run each sink in one `cdc run` only",
-    )
+        raise replaced(self.sink, owner)
 
 
 def take_over(
@@ -173,9 +164,9 @@ def take_over(
         first.add("WATCH", key)
         first.add("HGETALL", key)
         entry = parsed(connection.pipeline(first)[1])
-        ours = entry.owner == owner or entry.owner.startswith(REBUILD) or not entry.fields
+        ours = entry.owner == owner or is_rebuild(entry.owner) or not entry.fields
         if known_epoch and not ours:
-            raise fenced(sink, entry.owner)
+            raise replaced(sink, entry.owner)
         fields = plan(entry)
         epoch = max(entry.epoch, known_epoch) + 1
         commands = Commands()

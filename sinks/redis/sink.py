@@ -11,10 +11,7 @@ as a rebuild does (sinks/redis/exchange.py).
 
 from __future__ import annotations
 
-import os
-import socket
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,7 +21,6 @@ from cdc import faults
 from cdc.errors import CdcError, Fenced, SinkError, StoreUnavailable
 from cdc.source import Finding
 from sinks.api import (
-    REBUILD,
     QueryResult,
     Reject,
     Sink,
@@ -32,6 +28,7 @@ from sinks.api import (
     SinkInput,
     SinkPosition,
 )
+from sinks.owners import new_owner, rebuilding
 from sinks.redis.checks import findings
 from sinks.redis.connection import Connection, Halfway
 from sinks.redis.cuts import CutWriter
@@ -61,7 +58,7 @@ class RedisSink:
         self._where = f"sink {name}"
         self._connection = Connection(url, self._where)
         self._area = Area.shadow(kind, name) if kind else Area.live(name)
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        self._owner = new_owner()
         self._owned = Ownership(self._name, 0, self._owner, "")
         self._layout: Layout | None = None
         self._reloading = False
@@ -129,7 +126,7 @@ class RedisSink:
         """See sinks.api.Sink. Per key; what was there is not kept, as it would take as much
         memory again."""
         assert isinstance(rebuilt, RedisSink)
-        owner = REBUILD + self._owner
+        owner = rebuilding(self._owner)
         self._finish_exchange(owner, 0)
         layout, text = rebuilt._opened, rebuilt._owned.position
         if not text:

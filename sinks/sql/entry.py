@@ -7,12 +7,8 @@ from a newer owner, unless that is a rebuild, which hands it on.
 
 from __future__ import annotations
 
-import os
-import socket
-import uuid
-
-from cdc.errors import Fenced
-from sinks.api import REBUILD, SinkPosition, Swapped
+from sinks.api import SinkPosition
+from sinks.owners import is_rebuild, new_owner, rebuilding, replaced
 from sinks.sql.session import Session, Store, quoted_table
 from sinks.sql.targets import BOOKKEEPING
 
@@ -23,7 +19,7 @@ class Entry:
     def __init__(self, name: str, store: Store, schema_name: str) -> None:
         self.name = name
         self._store, self._schema_name = store, schema_name
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        self._owner = new_owner()
         self._epoch = 0
 
     @property
@@ -71,8 +67,8 @@ class Entry:
             f"SELECT owner FROM {self.place} WHERE sink = ?{self._store.row_lock}", self.name
         )
         owner = held[0][0] if held else self._owner
-        if owner != self._owner and not _is_rebuild(owner):
-            raise self._fenced(owner)
+        if owner != self._owner and not is_rebuild(owner):
+            raise replaced(self.name, owner)
 
     def hold(self, session: Session) -> None:
         """Lock the row. Raises Swapped or Fenced when it is not ours any more."""
@@ -81,7 +77,7 @@ class Entry:
             self.name,
         )
         if not held or held[0][0] != self._epoch:
-            raise self._fenced(held[0][1] if held else None)
+            raise replaced(self.name, held[0][1] if held else None)
 
     def position(self, session: Session, *, lock: bool = False) -> SinkPosition | None:
         rows = session.execute(
@@ -99,11 +95,11 @@ class Entry:
             self._epoch,
         )
         if changed != 1:
-            raise self._fenced(None)
+            raise replaced(self.name, None)
 
     def hand_on(self, session: Session, position: SinkPosition) -> None:
         """A rebuild has put other rows in the sink's place, which stand at `position`."""
-        values = (f"{REBUILD}{self._owner}", position.to_json(), self.name)
+        values = (rebuilding(self._owner), position.to_json(), self.name)
         raised = session.update(
             f"UPDATE {self.place} SET epoch = epoch + 1, owner = ?, position = ? WHERE sink = ?",
             *values,
@@ -123,16 +119,3 @@ class Entry:
             self.name,
         )
         return bool(gone)
-
-    def _fenced(self, owner: str | None) -> Fenced:
-        if _is_rebuild(owner):
-            return Swapped(f"this sink was swapped by {owner}", where=f"sink {self.name}")
-        return Fenced(
-            f"this sink was taken over by {owner or '`cdc remove`'}",
-            where=f"sink {self.name}",
-            hint="run each sink in one `cdc run` only",
-        )
-
-
-def _is_rebuild(owner: str | None) -> bool:
-    return owner is not None and owner.startswith(REBUILD)
