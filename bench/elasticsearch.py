@@ -26,15 +26,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bench.filled import Filled, paced
 from bench.measure import Figure, fdatasync_p50_ms, percentile, report
-from cdc.changes import ChangeBatch, Int64s, R
+from bench.sinks import rows as sql_rows
+from cdc.changes import Int64s
 from cdc.config import Config, LogConfig, Place, SinkConfig, StateConfig
-from cdc.frontiers import Frontier
 from cdc.json_rows import json_objects
 from cdc.keys import row_keys
-from cdc.log.api import Log, Producer, TopicSpec
-from cdc.log.open import open_log
-from cdc.positions import Lsn, Vector
+from cdc.log.api import Log
 from cdc.schema import Column, TableSchema
 from sinks.api import SinkPosition
 from sinks.delivery import Feed, deliver
@@ -69,30 +68,15 @@ SCHEMA = TableSchema(
     ),
     ("id",),
 )
-NAMES = pa.array([f"customer number {i} of the shop" for i in range(5000)])
-NOTES = pa.array([f"please leave the parcel at door {i}, thank you" for i in range(5000)])
 PLACES = pa.array(
     [f"{i} Long Street, {i % 97:05d} Little Town, second floor, ring twice" for i in range(9000)]
 )
-STATES = pa.array(["new", "paid", "sent", "returned"])
 FEED = Feed("bench", (("orders", TOPIC, TOPIC),))
 
 
 def rows(ids: Int64s) -> pa.RecordBatch:
-    mixed = ids * 2654435761
-    cents = np.zeros((len(ids), 2), np.int64)
-    cents[:, 0] = mixed % 10_000_000
-    columns = [
-        pa.array(ids),
-        pa.array((mixed % 9).astype(np.int32)),
-        pa.Array.from_buffers(pa.decimal128(12, 2), len(ids), [None, pa.py_buffer(cents)]),
-        NAMES.take(pa.array(mixed % 5000)),
-        STATES.take(pa.array(mixed % 4)),
-        NOTES.take(pa.array((mixed + 7) % 5000)),
-        PLACES.take(pa.array((mixed + 11) % 9000)),
-        pa.array(1_700_000_000_000_000 + mixed % 10**12).cast(pa.timestamp("us", "UTC")),
-        pa.array(mixed % 2 == 0),
-    ]
+    columns = sql_rows(ids, 0).columns
+    columns.insert(6, PLACES.take(pa.array((ids * 2654435761 + 11) % 9000)))
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA.arrow)
 
 
@@ -150,35 +134,6 @@ class Watched(Progress):
     @property
     def end(self) -> int:
         return self.stored[-1][0] if self.stored else 0
-
-
-class Filled:
-    """A log with one view's topic."""
-
-    def __init__(self, folder: Path) -> None:
-        self.log = open_log(LogConfig("embedded", folder))
-        self._producer: Producer = self.log.producer(TOPIC)
-        self._producer.create_topics([TopicSpec(TOPIC, SCHEMA)])
-        self._number = 0
-
-    def append(self, batch: pa.RecordBatch) -> None:
-        number, count = self._number, batch.num_rows
-        self._number += 1
-        changes = ChangeBatch(
-            SCHEMA,
-            np.full(count, R, np.uint8),
-            np.full(count, number, np.int64),
-            np.arange(count, dtype=np.int64),
-            np.full(count, 1_700_000_000_000_000 + number, np.int64),
-            batch,
-        )
-        position = Vector.of({"shop": Lsn(number + 1)})
-        frontier = Frontier(TOPIC, position, number, 1_700_000_000_000_000 + number)
-        self._producer.append([(TOPIC, changes)], [frontier])
-
-    def close(self) -> None:
-        self._producer.close()
-        self.log.close()
 
 
 @contextmanager
@@ -241,23 +196,16 @@ def rebuilt(url: str, log: Log, folder: Path, count: int) -> float:
 def latencies(url: str, folder: Path) -> list[float]:
     """From append to stored position, in ms, COMMITS_PER_S a second."""
     folder.mkdir()
-    with closing(Filled(folder / "steady")) as filled:
+    with closing(Filled(folder / "steady", TOPIC, TOPIC, SCHEMA)) as filled:
         filled.append(rows(np.arange(1000)))
         with delivering(url, filled.log, folder) as watched:
             wait_for(watched, 1000)
-            appended = [_steadily(filled, i) for i in _paced(COMMITS_PER_S * SECONDS)]
+            appended = [_steadily(filled, i) for i in paced(COMMITS_PER_S * SECONDS, COMMITS_PER_S)]
             wait_for(watched, 1000 + len(appended))
             ends, times = zip(*watched.stored, strict=True)
     at = np.searchsorted(np.array(ends), 1001 + np.arange(len(appended)))
     found: Any = (np.array(times)[at] - np.array(appended)) * 1e3
     return list(found[COMMITS_PER_S:])
-
-
-def _paced(count: int) -> Iterator[int]:
-    began = time.perf_counter()
-    for i in range(count):
-        time.sleep(max(0.0, began + i / COMMITS_PER_S - time.perf_counter()))
-        yield i
 
 
 def _steadily(filled: Filled, number: int) -> float:
@@ -284,7 +232,7 @@ def measure(url: str, folder: Path, count: int, version: str) -> None:
     print(f"Elasticsearch {version}, {count:,} documents, {mean:.0f} bytes each with `_id`")
     ceiling(server, bodies[: max(1, len(bodies) * WARM // count)], WARM)
     own, ready = [], []
-    with closing(Filled(folder / "log")) as filled:
+    with closing(Filled(folder / "log", TOPIC, TOPIC, SCHEMA)) as filled:
         for batch in batches(count):
             filled.append(batch)
         for run in range(RUNS):

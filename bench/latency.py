@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psycopg
 
+from bench.filled import paced
 from bench.measure import Figure, fdatasync_p50_ms, percentile, report
 from cdc.config import LogConfig
 from cdc.log.open import open_log
@@ -78,9 +79,7 @@ def commit_steadily(url: str, first: int) -> dict[int, float]:
     """COMMITS_PER_S single-row transactions a second; when each was acknowledged."""
     told_s: dict[int, float] = {}
     with psycopg.connect(url, autocommit=True) as connection:
-        began_s = time.perf_counter()
-        for i in range(COMMITS_PER_S * SECONDS):
-            time.sleep(max(0.0, began_s + i / COMMITS_PER_S - time.perf_counter()))
+        for i in paced(COMMITS_PER_S * SECONDS, COMMITS_PER_S):
             connection.execute(
                 "INSERT INTO orders VALUES (%s, %s, 1)", (first + i, 1 + i % 10_000), prepare=True
             )

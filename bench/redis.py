@@ -25,15 +25,21 @@ import numpy as np
 import psycopg
 import redis
 
-from bench.latency import COMMITS_PER_S, FIRST_ID, RUNS, SECONDS, TABLES, commit_steadily
+from bench.filled import Filled, paced
+from bench.latency import (
+    COMMITS_PER_S,
+    CONNECTORS,
+    FIRST_ID,
+    RUNS,
+    SECONDS,
+    TABLES,
+    commit_steadily,
+)
 from bench.measure import Figure, fdatasync_p50_ms, percentile, report
 from bench.sinks import SCHEMA, rows
-from cdc.changes import ChangeBatch, Int64s, R
 from cdc.config import LogConfig
-from cdc.frontiers import Frontier
-from cdc.log.api import Log, Producer, TopicSpec
+from cdc.log.api import Log
 from cdc.log.open import open_log
-from cdc.positions import Lsn, Vector
 from demo.embedded_postgres import start_postgres
 from demo.embedded_redis import start_redis
 from sinks.api import SinkPosition
@@ -48,48 +54,10 @@ TOPIC = "shop.public.orders"
 FEED = Feed("bench", (("shop.orders", TOPIC, "shop"),))
 SETTINGS = Settings("json", "order:{id}")
 
-CONNECTORS = """
-log: {{type: embedded, path: {home}/.cdc}}
-sources:
-  shop: {{type: postgres, url: "{postgres}", tables: [public.*]}}
-views:
-  order_search:
-    sql: |
-      SELECT o.id, o.amount, c.name AS customer, c.country
-      FROM shop.orders o JOIN shop.customers c ON c.id = o.customer_id
+CACHE = """
 sinks:
   cache: {{type: redis, url: "{redis}", from: order_search, key: "order:{{id}}"}}
 """
-
-
-class Filled:
-    """A log with one table's topic."""
-
-    def __init__(self, folder: Path) -> None:
-        self.log: Log = open_log(LogConfig("embedded", folder))
-        self._producer: Producer = self.log.producer("shop")
-        self._producer.create_topics([TopicSpec(TOPIC, SCHEMA)])
-        self._number = 0
-
-    def append(self, ids: Int64s) -> None:
-        """One transaction."""
-        number, count = self._number, len(ids)
-        self._number += 1
-        changes = ChangeBatch(
-            SCHEMA,
-            np.full(count, R, np.uint8),
-            np.full(count, number, np.int64),
-            np.arange(count, dtype=np.int64),
-            np.full(count, 1_700_000_000_000_000 + number, np.int64),
-            rows(ids, number),
-        )
-        position = Vector.of({"shop": Lsn(number + 1)})
-        frontier = Frontier("shop", position, number, 1_700_000_000_000_000 + number)
-        self._producer.append([(TOPIC, changes)], [frontier])
-
-    def close(self) -> None:
-        self._producer.close()
-        self.log.close()
 
 
 class Stopping(Progress):
@@ -142,10 +110,8 @@ class Watcher(threading.Thread):
 def append_steadily(filled: Filled, first: int) -> dict[int, float]:
     """COMMITS_PER_S appends of one row a second; when each was durable."""
     told_s: dict[int, float] = {}
-    began_s = time.perf_counter()
-    for i in range(COMMITS_PER_S * SECONDS):
-        time.sleep(max(0.0, began_s + i / COMMITS_PER_S - time.perf_counter()))
-        filled.append(np.array([first + i], np.int64))
+    for i in paced(COMMITS_PER_S * SECONDS, COMMITS_PER_S):
+        filled.append(rows(np.array([first + i], np.int64), i))
         told_s[first + i] = time.perf_counter()
     return told_s
 
@@ -169,10 +135,10 @@ def server(folder: Path) -> Iterator[str]:
 
 
 def measure_load(folder: Path) -> list[Figure]:
-    with closing(Filled(folder / "log")) as filled:
+    with closing(Filled(folder / "log", "shop", TOPIC, SCHEMA)) as filled:
         ids = np.random.default_rng(1).permutation(ROWS).astype(np.int64)
         for start in range(0, ROWS, BATCH_ROWS):
-            filled.append(ids[start : start + BATCH_ROWS])
+            filled.append(rows(ids[start : start + BATCH_ROWS], start // BATCH_ROWS))
         found, size = [], 0
         for _ in range(RUNS):
             with server(folder) as url:
@@ -186,8 +152,8 @@ def measure_load(folder: Path) -> list[Figure]:
 def measure_log(folder: Path) -> list[Figure]:
     """The sink alone."""
     runs = []
-    with server(folder) as url, closing(Filled(folder / "log")) as filled:
-        filled.append(np.arange(10, dtype=np.int64))
+    with server(folder) as url, closing(Filled(folder / "log", "shop", TOPIC, SCHEMA)) as filled:
+        filled.append(rows(np.arange(10, dtype=np.int64), 0))
         process = get_context("spawn").Process(target=serve, args=(url, folder))
         process.start()
         try:
@@ -212,7 +178,7 @@ def measure_postgres(folder: Path) -> list[Figure]:
         connection.execute(TABLES)
     with server(folder) as store:
         file = folder / "connectors.yaml"
-        file.write_text(CONNECTORS.format(home=folder, postgres=url, redis=store))
+        file.write_text(CONNECTORS.format(home=folder, url=url) + CACHE.format(redis=store))
         cdc = str(Path(sys.executable).with_name("cdc"))
         running = subprocess.Popen([cdc, "-f", str(file), "run"])
         try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +22,10 @@ import psycopg
 import pyarrow as pa
 import sqlalchemy as sa
 
+from bench.filled import Filled
 from bench.measure import Figure, fdatasync_p50_ms, percentile, report
-from cdc.changes import ChangeBatch, Int64s, R
+from cdc.changes import Int64s
 from cdc.config import Config, LogConfig, Place, SinkConfig, SourceConfig, StateConfig
-from cdc.frontiers import Frontier
-from cdc.log.api import DeadLetter, TopicSpec
-from cdc.log.open import open_log
 from cdc.positions import Lsn, Vector
 from cdc.schema import Column, TableSchema
 from demo.embedded_postgres import start_postgres
@@ -38,6 +35,7 @@ from sinks.sql.duckdb_store import DuckDbStore
 from sinks.sql.postgres_store import PostgresStore
 from sinks.sql.session import Store
 from sinks.sql.sink import SqlSink
+from tests.sink_feed import no_letters
 
 ROWS = 1_000_000
 CUT_ROWS = 10_000
@@ -112,26 +110,19 @@ def _some(random: np.random.Generator, count: int) -> Int64s:
 
 def _timed(sink: SqlSink, what: SinkCut) -> float:
     began = time.perf_counter()
-    sink.apply(what, _no_letters)
+    sink.apply(what, no_letters)
     return time.perf_counter() - began
-
-
-def _no_letters(letters: Sequence[DeadLetter]) -> None:
-    raise AssertionError(letters)
 
 
 def measure_rebuilds(folder: Path, url: str) -> tuple[float, float]:
     """Rows/s of a rebuild where nothing was, and of one beside the live sink."""
     config = _config(folder, url)
-    with closing(open_log(config.log)) as log, closing(log.producer("shop")) as producer:
-        producer.create_topics([TopicSpec(INPUT.topic, SCHEMA)])
+    with closing(Filled(config.log.path, "shop", INPUT.topic, SCHEMA)) as filled:
         ids = np.random.default_rng(1).permutation(ROWS).astype(np.int64)
-        for number, start in enumerate(range(0, ROWS, LOG_BATCH_ROWS)):
-            batch = _logged(rows(ids[start : start + LOG_BATCH_ROWS], 0), number)
-            frontier = Frontier("shop", Vector.of({"shop": Lsn(number + 1)}), number)
-            producer.append([(INPUT.topic, batch)], [frontier])
+        for start in range(0, ROWS, LOG_BATCH_ROWS):
+            filled.append(rows(ids[start : start + LOG_BATCH_ROWS], 0))
         first, second = (
-            PART.rebuild(config, "bench", log, lambda: False, lambda facts: None).seconds
+            PART.rebuild(config, "bench", filled.log, lambda: False, lambda facts: None).seconds
             for _ in range(2)
         )
     return ROWS / first, ROWS / second
@@ -145,18 +136,6 @@ def _config(folder: Path, url: str) -> Config:
     state = StateConfig(folder / "state")
     file = folder / "connectors.yaml"
     return Config(file, log, state, {"shop": source}, {}, {"bench": sink})
-
-
-def _logged(batch: pa.RecordBatch, txn_seq: int) -> ChangeBatch:
-    count = batch.num_rows
-    return ChangeBatch(
-        SCHEMA,
-        np.full(count, R, np.uint8),
-        np.full(count, txn_seq, np.int64),
-        np.arange(count, dtype=np.int64),
-        np.full(count, 1_700_000_000_000_000, np.int64),
-        batch,
-    )
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from cdc.changes import C, ChangeBatch, D, R, U
 from cdc.formats.debezium_schema import Options
 from cdc.schema import DATE_INFINITY, NUMERIC_TEXT, TIMESTAMP_INFINITY, Column, TableSchema
+from tests.arrow_values import array
 
 UTC = pa.timestamp("us", "UTC")
 EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001
@@ -195,22 +196,6 @@ def _listed(kind: Kind) -> Kind:
 KINDS |= {f"{name}[]": _listed(kind) for name, kind in KINDS.items() if name != "interval"}
 ONLY_MICROS = {"time", "timestamp", "time[]", "timestamp[]"}
 KEYS = ("bigint", "integer", "text", "uuid", "bytea", "boolean", "decimal", "date", "timestamptz")
-
-
-def array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """Temporal values from the integers that Arrow stores."""
-    if isinstance(kind, pa.ExtensionType):
-        return kind.wrap_array(pa.array(values, kind.storage_type))
-    if pa.types.is_date(kind):
-        return pa.array(values, pa.int32()).view(kind)
-    if pa.types.is_temporal(kind):
-        return pa.array(values, pa.int64()).view(kind)
-    if pa.types.is_list(kind):
-        flat = array([item for value in values if value for item in value], kind.value_type)
-        ends = np.cumsum([0, *(len(value) if value else 0 for value in values)])
-        mask = pa.array([value is None for value in values], pa.bool_())
-        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), flat, kind, mask=mask)
-    return pa.array(values, kind)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from cdc.log.api import Log, Producer, TopicSpec
 from cdc.log.open import open_log
 from cdc.positions import Lsn, Vector
 from cdc.schema import Column, TableSchema
+from sinks.api import InputChanges, SinkCut, SinkInput, SinkPosition
 from sinks.chunks import Limits
 from sinks.delivery import deliver
 from sinks.part import PART, feed_of, status_file
@@ -42,6 +43,7 @@ ITEMS = table(
     Column("name", pa.string(), "text"),
     Column("amount", pa.int32(), "integer"),
 )
+SOURCE = SinkInput("shop.items", "shop.public.items", ITEMS)
 SUMS = table(
     "public.sums",
     Column("id", pa.int64(), "bigint", nullable=False),
@@ -194,3 +196,22 @@ def item(number: int, name: str | None = "x", amount: int | None = 0) -> dict[st
 
 def batch_of(rows: Sequence[dict[str, Any]], schema: TableSchema = ITEMS) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(list(rows), schema=schema.arrow)
+
+
+def cut(upserts: list[dict[str, Any]], deletes: list[int], offset: int, **more: Any) -> SinkCut:
+    """A cut whose records all stand at `offset`; the next one begins behind it."""
+    changes = InputChanges(
+        SOURCE,
+        batch_of(upserts),
+        batch_of([item(number) for number in deletes]).select(["id"]),
+        np.full(len(upserts), offset, np.int64),
+        np.full(len(deletes), offset, np.int64),
+    )
+    position = SinkPosition(
+        Vector.of({"shop": Lsn(offset + 1)}), {SOURCE.topic: (offset + 1,)}, {SOURCE.topic: "g"}
+    )
+    return SinkCut((changes,), position, **more)
+
+
+def no_letters(letters: Any) -> None:
+    raise AssertionError(letters)

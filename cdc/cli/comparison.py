@@ -23,6 +23,7 @@ from cdc.keys import row_keys
 from cdc.latest import latest_per_key
 from cdc.log.api import Reader
 from cdc.positions import NativePosition
+from cdc.postgres.select import ReadAt
 from cdc.schema import TableSchema
 
 READS_MAX = 10
@@ -154,6 +155,22 @@ def without(
             yield batch.filter(pc.invert(named))
         else:
             yield batch
+
+
+def rows_at(
+    reader: Reader,
+    topic: str,
+    source: str,
+    read: ReadAt,
+    query: str,
+    schema: TableSchema,
+    end: Ends,
+) -> list[pa.RecordBatch]:
+    """What the topic's rows should be below `end`: those that the source's own `query` gives at
+    the position of `read`, but for keys that the topic names behind it."""
+    start = offsets_at(reader, topic, source, read.position)
+    later, keys = newest_rows(changes_between(reader, topic, start, end), schema)
+    return [*without(read.rows(query, schema), schema, keys), *later]
 
 
 def select_all(schema: TableSchema) -> str:

@@ -25,12 +25,11 @@ from cdc.cli.comparison import (
     changes_between,
     floats,
     newest_rows,
-    offsets_at,
     offsets_of,
     read_store,
+    rows_at,
     select_all,
     store_difference,
-    without,
 )
 from cdc.cli.context import (
     Tables,
@@ -153,10 +152,8 @@ def _verdict(config: Config, sink: str, one: Input, read: ReadAt, reader: Reader
     store = read_store(config, sink, one.name, one.schema)
     before = offsets_of(store.before, one.topic, sink)
     after = offsets_of(store.after, one.topic, sink)
-    start = offsets_at(reader, one.topic, one.source, read.position)
-    later, keys = newest_rows(changes_between(reader, one.topic, start, before), one.schema)
+    expected = rows_at(reader, one.topic, one.source, read, one.query, one.schema, before)
     _, unsettled = newest_rows(changes_between(reader, one.topic, before, after), one.schema)
-    expected = [*without(read.rows(one.query, one.schema), one.schema, keys), *later]
     approximate = floats(one.schema) if one.name in config.views else []
     difference = store_difference(expected, store, one.schema, unsettled, approximate)
     return Verdict(one.name, f"{one.source}@{read.position}", difference, len(unsettled))

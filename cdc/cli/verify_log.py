@@ -25,12 +25,11 @@ from cdc.cli.comparison import (
     changes_between,
     floats,
     newest_rows,
-    offsets_at,
     offsets_of,
     read_store,
+    rows_at,
     select_all,
     store_difference,
-    without,
 )
 from cdc.cli.context import Tables
 from cdc.compare import compare
@@ -167,9 +166,7 @@ def _topic_verdict(
 ) -> Verdict:
     source = topic.partition(".")[0]
     read, end = reads[source], cut.ends[topic]
-    start = offsets_at(reader, topic, source, read.position)
-    later, keys = newest_rows(changes_between(reader, topic, start, end), schema)
-    expected = [*without(read.rows(select_all(schema), schema), schema, keys), *later]
+    expected = rows_at(reader, topic, source, read, select_all(schema), schema, end)
     actual, _ = newest_rows(cut.changes[topic], schema)
     difference = compare(expected, actual, schema)
     return Verdict(topic, f"{source}@{read.position}", difference, 0, what="topic")

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -108,31 +109,28 @@ class SnapshotReader:
             )
             for name, table in self.plan.tables.items()
         }
+        parts = list(cut_into_ranges(self.plan.tables.values()))
         ranges: queue.SimpleQueue[Range] = queue.SimpleQueue()
-        count = 0
-        for part in cut_into_ranges(self.plan.tables.values()):
+        for part in parts:
             ranges.put(part)
-            count += 1
         assignment = pickle.dumps(Assignment(self.plan.url, self.plan.snapshot, self._tables))
         for worker in self.workers:
             self._start(self._move, worker, assignment, ranges)
         self._start(self._read_here, ranges)
-        yield from self._collect(count, max_piece_bytes)
+        yield from self._collect(parts, max_piece_bytes)
 
     def _start(self, work: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=work, args=arguments, daemon=True)
         thread.start()
         self._threads.append(thread)
 
-    def _collect(self, ranges: int, max_piece_bytes: int) -> Iterator[Piece]:
+    def _collect(self, parts: Sequence[Range], max_piece_bytes: int) -> Iterator[Piece]:
         done_rows = dict.fromkeys(self.plan.tables, 0)
-        left = dict.fromkeys(self.plan.tables, 0)
-        for part in cut_into_ranges(self.plan.tables.values()):
-            left[part.table] += 1
+        left = Counter(part.table for part in parts)
         ordinal, size = 0, 0
         commit_us = time.time_ns() // 1000
         held: list[tuple[str, ChangeBatch]] = []
-        while ranges:
+        while left.total():
             try:
                 item = self._queue.get(timeout=1.0)
             except queue.Empty:  # so that the agent can stop
@@ -141,9 +139,8 @@ class SnapshotReader:
             if isinstance(item, BaseException):
                 raise item
             if isinstance(item, _Done):
-                ranges -= 1
-                left[item.part.table] -= 1
                 name = item.part.table
+                left[name] -= 1
                 self._report(name, done_rows[name], left[name] == 0)
                 continue
             name, rows = item

@@ -16,17 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from cdc.config import Config
 from cdc.errors import Fenced, SinkError
 from cdc.log.api import DeadLetter
-from cdc.positions import Lsn, Vector
 from cdc.schema import NUMERIC_TEXT, Column
 from cdc.source import Finding
-from sinks.api import InputChanges, SinkCut, SinkInput, SinkPosition, Swapped
+from sinks.api import SinkInput, Swapped
 from sinks.delivery import deliver
 from sinks.elasticsearch.sink import ElasticsearchSink
 from sinks.elasticsearch.stores import sink_of
@@ -37,18 +35,19 @@ from tests.http_proxy import Fault, proxy_to
 from tests.services.elasticsearch import ElasticsearchServer
 from tests.sink_feed import (
     ITEMS,
+    SOURCE,
     Shop,
     StoreCase,
-    batch_of,
     config_for,
+    cut,
     item,
+    no_letters,
     run_until,
     stored,
     table,
     until,
 )
 
-SOURCE = SinkInput("shop.items", "shop.public.items", ITEMS)
 ROOT = Path(__file__).parents[2]
 
 
@@ -75,25 +74,6 @@ def with_url(config: Config, url: str) -> Config:
 
 def url_of(config: Config) -> str:
     return config.sinks["warehouse"].url
-
-
-def cut(upserts: list[dict[str, Any]], deletes: list[int], offset: int, **more: Any) -> SinkCut:
-    """A cut whose records all stand at `offset`; the next one begins behind it."""
-    changes = InputChanges(
-        SOURCE,
-        batch_of(upserts),
-        batch_of([item(number) for number in deletes]).select(["id"]),
-        np.full(len(upserts), offset, np.int64),
-        np.full(len(deletes), offset, np.int64),
-    )
-    position = SinkPosition(
-        Vector.of({"shop": Lsn(offset + 1)}), {SOURCE.topic: (offset + 1,)}, {SOURCE.topic: "g"}
-    )
-    return SinkCut((changes,), position, **more)
-
-
-def no_letters(letters: Any) -> None:
-    raise AssertionError(letters)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ The changes are invented; the log, the delivery loop and the stores are the real
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -24,10 +23,8 @@ from hypothesis import strategies as st
 from cdc.changes import D, U
 from cdc.config import Config
 from cdc.errors import CdcError, Fenced
-from cdc.log.api import DeadLetter
-from cdc.positions import Lsn, Vector
+from cdc.positions import Vector
 from cdc.schema import DATE_INFINITY, NUMERIC_TEXT, TIMESTAMP_INFINITY, Column
-from sinks.api import InputChanges, SinkCut, SinkInput, SinkPosition
 from sinks.chunks import Limits
 from sinks.delivery import deliver, retry_delay_s
 from sinks.part import PART, feed_of
@@ -35,12 +32,15 @@ from sinks.progress import Progress
 from sinks.stores import sink_of
 from tests.sink_feed import (
     ITEMS,
+    SOURCE,
     SUMS,
     Shop,
     StoreCase,
     batch_of,
     config_for,
+    cut,
     item,
+    no_letters,
     run_until,
     stored,
     table,
@@ -82,32 +82,13 @@ def test_a_delete_of_an_unknown_key_is_nothing(config: Config, shop: Shop) -> No
 
 def test_a_cut_applied_twice_is_applied_once(config: Config, shop: Shop) -> None:
     """As after a crash between a write and its position, where a store has no transactions."""
-    source = SinkInput("shop.items", "shop.public.items", ITEMS)
     with closing(sink_of(config, "warehouse")) as sink:
-        sink.open([source])
+        sink.open([SOURCE])
         for offset in range(0, 4, 2):
-            cut = _cut(source, [item(1, f"n{offset}"), item(3)], [item(2)], offset)
-            sink.apply(cut, _no_letters)
-            sink.apply(cut, _no_letters)
+            twice = cut([item(1, f"n{offset}"), item(3)], [2], offset)
+            sink.apply(twice, no_letters)
+            sink.apply(twice, no_letters)
     assert stored(config) == [item(1, "n2"), item(3)]
-
-
-def _cut(
-    source: SinkInput, upserts: list[dict[str, Any]], deletes: list[dict[str, Any]], offset: int
-) -> SinkCut:
-    changes = InputChanges(
-        source,
-        batch_of(upserts),
-        batch_of(deletes).select(["id"]),
-        np.full(len(upserts), offset, np.int64),
-        np.full(len(deletes), offset, np.int64),
-    )
-    position = Vector.of({"shop": Lsn(offset + 1)})
-    return SinkCut((changes,), SinkPosition(position, {source.topic: (offset + 1,)}, {}))
-
-
-def _no_letters(letters: Sequence[DeadLetter]) -> None:
-    raise AssertionError(letters)
 
 
 ODD_TEXTS = [

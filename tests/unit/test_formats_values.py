@@ -29,7 +29,8 @@ from cdc.formats.records import (
     read_avro_envelopes,
 )
 from cdc.schema import NUMERIC_TEXT, TIMESTAMP_INFINITY, Column, TableSchema
-from tests.formats_cases import UTC, array
+from tests.arrow_values import array
+from tests.formats_cases import UTC
 
 ORIGIN = Origin("shop", "postgres", "0.1.0")
 
