@@ -20,18 +20,42 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}"
 
 
+Format = Literal["avro", "json"]
+Decimals = Literal["precise", "string", "double"]
+Times = Literal["adaptive", "adaptive_time_microseconds", "connect"]
+
+
 @dataclass(frozen=True)
 class LogConfig:
-    """`path` is absolute. On Kafka it still holds what is local: state, sockets."""
+    """`path` is absolute. On Kafka it still holds what is local: state, sockets.
+
+    config              handed to librdkafka as it is; may hold secrets
+    schema_registry     Confluent's REST interface; empty: Avro's schemas live in `cdc.schemas`
+    registry_config     handed to the registry's client as it is; may hold secrets
+    schemas             json: the schema in every record, as JsonConverter with schemas.enable
+    decimal_handling_mode, time_precision_mode   as Debezium's settings of these names
+    transaction_metadata   the topic `<source>.transaction` and the `transaction` block
+    oversized           what becomes of a record that the broker would not take
+    replication_factor  of topics that are made; 0: the broker's default
+    """
 
     type: Literal["embedded", "kafka"]
     path: Path
     bootstrap_servers: str = ""
     partitions: int = 1
     topic_prefix: str = ""
-    config: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict, repr=False)
     min_compaction_lag_s: float = 86400.0
     tombstone_retention_s: float = 86400.0
+    format: Format = "avro"
+    schema_registry: str = field(default="", repr=False)
+    registry_config: Mapping[str, str] = field(default_factory=dict, repr=False)
+    schemas: bool = False
+    decimal_handling_mode: Decimals = "precise"
+    time_precision_mode: Times = "adaptive"
+    transaction_metadata: bool = False
+    oversized: Literal["stop", "dead_letter"] = "stop"
+    replication_factor: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,9 +75,30 @@ class TableRules:
 
 
 @dataclass(frozen=True)
+class TopicsConfig:
+    """Where a source of type `topics` reads: a broker's topics in Debezium's format.
+
+    columns   per topic, for JSON without schemas: its columns' SQL types
+    keys      per topic, where the records have no keys, or not those that are wanted
+    """
+
+    bootstrap_servers: str
+    config: Mapping[str, str] = field(repr=False)
+    format: Format
+    schema_registry: str = field(repr=False)
+    registry_config: Mapping[str, str] = field(repr=False)
+    decimal_handling_mode: Decimals = "precise"
+    time_precision_mode: Times = "adaptive"
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SourceConfig:
+    """Of type `topics`, `tables` are topics, `topics` says where, and there is no url or slot."""
+
     name: str
-    type: Literal["postgres"]
+    type: Literal["postgres", "topics"]
     url: str = field(repr=False)
     tables: tuple[str, ...]
     snapshot: Literal["initial", "never", "only"]
@@ -62,6 +107,7 @@ class SourceConfig:
     place: Place
     snapshot_workers: int = 2
     max_log_transaction_bytes: int = 64 * 2**20
+    topics: TopicsConfig | None = None
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,14 @@ from cdc.schema import TableSchema
 
 @dataclass(frozen=True)
 class TopicSpec:
-    """A topic as its producer wants it. `schema` is its first schema version."""
+    """A topic as its producer wants it. `schema` is its first schema version; `database` and
+    `connector` are what Debezium's source block says of a table's records."""
 
     name: str
     schema: TableSchema
     partitions: int = 1
+    database: str = ""
+    connector: str = "postgresql"
 
 
 @dataclass(frozen=True, eq=False)
