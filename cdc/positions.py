@@ -8,7 +8,7 @@ int64 columns of a change batch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,9 +53,61 @@ class Lsn:
 _LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 
+@dataclass(frozen=True, slots=True)
+class TopicOffsets:
+    """How far some Kafka topics have been read: per topic and partition, the next offset.
+
+    A topic or partition that is not listed has not been read at all. Topics stand in order.
+
+    >>> str(TopicOffsets.parse("inv.public.orders:5.0+inv.public.lines:17"))
+    'inv.public.lines:17+inv.public.orders:5.0'
+    """
+
+    offsets: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, offsets: Mapping[str, Sequence[int]]) -> TopicOffsets:
+        return cls(tuple((topic, tuple(ends)) for topic, ends in sorted(offsets.items())))
+
+    @classmethod
+    def parse(cls, text: str) -> TopicOffsets:
+        """Offsets written `topic:0.0.0`, topics joined by +; ConfigError when they are none."""
+        found: dict[str, tuple[int, ...]] = {}
+        for part in text.strip().split("+"):
+            match = _TOPIC_OFFSETS.fullmatch(part)
+            if match is None:
+                raise ConfigError(
+                    f"'{text}' is neither an LSN nor offsets of topics",
+                    hint="write it as 0/16B3748, or as inv.public.orders:5.0",
+                )
+            found[match[1]] = tuple(int(at) for at in match[2].split("."))
+        return cls.of(found)
+
+    def covers(self, other: NativePosition) -> bool:
+        if not isinstance(other, TopicOffsets):
+            return False
+        return not other.minus(self)
+
+    def minus(self, other: TopicOffsets) -> int:
+        """How many offsets there are up to here that are not up to `other`."""
+        there = dict(other.offsets)
+        return sum(
+            max(0, at - (there[topic][number] if number < len(there.get(topic, ())) else 0))
+            for topic, ends in self.offsets
+            for number, at in enumerate(ends)
+        )
+
+    def __str__(self) -> str:
+        return "+".join(f"{topic}:{'.'.join(map(str, ends))}" for topic, ends in self.offsets)
+
+
+# What Kafka allows in a topic's name; no character of it separates.
+_TOPIC_OFFSETS = re.compile(r"([A-Za-z0-9._-]+):(\d+(?:\.\d+)*)")
+
+
 def parse_native(text: str) -> NativePosition:
     """A native position from its printed form."""
-    return Lsn.parse(text)
+    return TopicOffsets.parse(text) if ":" in text else Lsn.parse(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,41 @@ from hypothesis import strategies as st
 
 from cdc.errors import ConfigError, mask_url
 from cdc.frontiers import Frontier
-from cdc.positions import Lsn, Vector
+from cdc.positions import Lsn, TopicOffsets, Vector
 
 lsns = st.integers(0, 2**64 - 1).map(Lsn)
-vectors = st.dictionaries(st.sampled_from(["crm", "shop", "web"]), lsns).map(Vector.of)
+ends = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3)
+offsets = st.dictionaries(
+    st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True), ends, min_size=1, max_size=3
+).map(TopicOffsets.of)
+vectors = st.dictionaries(st.sampled_from(["crm", "shop", "web"]), lsns | offsets).map(Vector.of)
 
 
 @given(lsns)
 def test_an_lsn_reads_back(lsn: Lsn) -> None:
     assert Lsn.parse(str(lsn)) == lsn
+
+
+@given(offsets)
+def test_offsets_of_topics_read_back(found: TopicOffsets) -> None:
+    assert TopicOffsets.parse(str(found)) == found
+
+
+def test_offsets_cover_those_that_are_nowhere_further() -> None:
+    here = TopicOffsets.parse("a:5.0+b:7")
+    assert here.covers(here)
+    assert here.covers(TopicOffsets.parse("a:5"))
+    assert here.covers(TopicOffsets.parse("a:5.0.0+c:0"))
+    assert not here.covers(TopicOffsets.parse("a:5.1+b:7"))
+    assert not here.covers(TopicOffsets.parse("c:1"))
+    assert not here.covers(Lsn(0)) and not Lsn(2**63).covers(here)
+    assert TopicOffsets.parse("a:9.2+b:1+c:4").minus(here) == 4 + 2 + 4
+
+
+@pytest.mark.parametrize("text", ["a:", "a:1+", ":1", "a:-1", "a:1,b:2", "a b:1", "a:1:2"])
+def test_what_is_no_offset_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="offsets of topics"):
+        TopicOffsets.parse(text)
 
 
 @given(vectors)
