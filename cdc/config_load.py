@@ -12,7 +12,6 @@ Relative paths are relative to the file's directory. What a later version brings
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 from zoneinfo import available_timezones
@@ -24,13 +23,20 @@ from cdc.config import (
     StateConfig,
     ViewConfig,
 )
+from cdc.config_kafka import (
+    check_topic_names,
+    read_kafka_log,
+    read_topics_source,
+    refuse_kafka_log,
+    refuse_topics_source,
+)
 from cdc.config_names import check_identifier, check_references, check_replication_name
 from cdc.config_sinks import read_sink
 from cdc.config_url import read_url
 from cdc.config_yaml import Section, compose, nearest
 
 LATER = "it comes in a later version"
-SOURCE_TYPES, SOURCE_TYPES_LATER = ("postgres",), ("mysql", "mariadb")
+SOURCE_TYPES, SOURCE_TYPES_LATER = ("postgres", "topics"), ("mysql", "mariadb")
 SNAPSHOTS = ("initial", "never", "only")
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 POSTGRES_URL = "postgresql://user:password@host:port/database"
@@ -44,12 +50,13 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     problems, top = compose(path, environ)
     log = _log(top.section("log"), path)
     state = _state(top.section("state"), log.path, path)
-    sources = _named(top, "sources", "source", _source)
+    sources = _named(top, "sources", "source", lambda name, inner: _source(name, inner, log))
     views = _named(top, "views", "view", _view)
     sinks = _named(top, "sinks", "sink", lambda name, section: read_sink(name, section, path))
     top.done()
     config = Config(path.absolute(), log, state, sources, views, sinks)
     check_references(problems, config, top)
+    check_topic_names(config, top)
     problems.raise_any()
     return config
 
@@ -72,7 +79,6 @@ def _named(
 
 def _log(section: Section, file: Path) -> LogConfig:
     kind = section.choice("type", ("embedded", "kafka"), "embedded")
-    section.refuse(("schema_registry", "format"), LATER)
     config = LogConfig(
         type="kafka" if kind == "kafka" else "embedded",
         path=_path(file, section.text("path", ".cdc")),
@@ -80,17 +86,9 @@ def _log(section: Section, file: Path) -> LogConfig:
         tombstone_retention_s=section.seconds("tombstone_retention_s", 86400.0),
     )
     if kind == "kafka":
-        return replace(
-            config,
-            bootstrap_servers=section.text("bootstrap_servers"),
-            partitions=section.integer("partitions", 1, 1, 10_000),
-            topic_prefix=section.maybe_empty("topic_prefix"),
-            config=section.strings("config"),
-        )
-    for key in ("bootstrap_servers", "partitions", "topic_prefix", "config"):
-        if key in section:
-            section.note(key, f"`{key}` belongs to a log of type kafka", "set `type: kafka`")
-    section.ignore("bootstrap_servers", "partitions", "topic_prefix", "config")
+        config = read_kafka_log(section, config)
+    else:
+        refuse_kafka_log(section)
     section.done()
     return config
 
@@ -105,10 +103,13 @@ def _state(section: Section, log_path: Path, file: Path) -> StateConfig:
     return config
 
 
-def _source(name: str, section: Section) -> SourceConfig | None:
+def _source(name: str, section: Section, log: LogConfig) -> SourceConfig | None:
     kind = section.choice("type", (*SOURCE_TYPES, *SOURCE_TYPES_LATER))
     if _is_later(section, "source", kind, SOURCE_TYPES_LATER):
         return None
+    if kind == "topics":
+        return read_topics_source(name, section, log)
+    refuse_topics_source(section, kind)
     section.refuse(("columns", "masks", "where"), LATER)
     source = SourceConfig(
         name=name,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 from cdc.config import Config, Place, SinkConfig, SourceConfig, ViewConfig
+from cdc.config_kafka import captures, known_tables
 from cdc.config_sinks import check_sinks
 from cdc.config_yaml import Problems, Section, nearest
 
@@ -82,7 +82,7 @@ def _unknown_input(
     """What is wrong with an input that is no view; None when it is a captured table."""
     source, dot, table = name.partition(".")
     if not dot:
-        tables = [f"{s.name}.{_short(t)}" for s in captured.values() for t in s.tables]
+        tables = [f"{s.name}.{_short(t)}" for s in captured.values() for t in known_tables(s)]
         return f"there is no view '{name}'", _suggest(name, [*views, *tables])
     if source not in sources:
         hint = _suggest(name, [*views, *(f"{s}.{table}" for s in sources)])
@@ -90,10 +90,10 @@ def _unknown_input(
     if source not in captured:
         return None
     full = table if "." in table else f"public.{table}"
-    patterns = captured[source].tables
-    if not patterns or any(fnmatchcase(full, pattern) for pattern in patterns):
+    found = captured[source]
+    if not found.tables or captures(found, full):
         return None
-    known = [f"{source}.{_short(t)}" for t in patterns]
+    known = [f"{source}.{_short(t)}" for t in known_tables(found)]
     return f"source '{source}' does not capture {full}", _suggest(name, known)
 
 
@@ -107,7 +107,7 @@ def _suggest(name: str, known: list[str]) -> str:
 
 def _check_shared_slots(sources: Mapping[str, SourceConfig], section: Section) -> None:
     seen: dict[tuple[str, str], str] = {}
-    for source in sources.values():
+    for source in (s for s in sources.values() if s.slot):
         first = seen.setdefault((source.url, source.slot), source.name)
         if first != source.name:
             section.section(source.name).note(

@@ -100,6 +100,7 @@ class Section:
         self._values: dict[str, yaml.Node] = {}
         self._keys: dict[str, Place] = {}
         self._asked: list[str] = []
+        self._foreign: list[str] = []
         self._sections: dict[str, Section] = {}
         self._node = node
         if isinstance(node, yaml.MappingNode):
@@ -190,6 +191,12 @@ class Section:
             )
         return value
 
+    def flag(self, key: str, default: bool) -> bool:
+        raw = self._scalar(key, "true or false", required=False)
+        if raw is not None and raw.strip().lower() not in {"true", "false"}:
+            self.note(key, f"{key} must be true or false, not {self.shown(key)}")
+        return default if raw is None else raw.strip().lower() == "true"
+
     def integer(self, key: str, default: int, least: int, most: int) -> int:
         raw = self._scalar(key, "a whole number", required=False)
         if raw is None:
@@ -277,6 +284,9 @@ class Section:
             for name, node in self._values.items()
         }
 
+    def is_text(self, key: str) -> bool:
+        return isinstance(self._values.get(key), yaml.ScalarNode)
+
     def is_mapping(self, key: str) -> bool:
         return isinstance(self._values.get(key), yaml.MappingNode)
 
@@ -298,6 +308,13 @@ class Section:
                     self.key_place(key), f"`{key}` is not supported yet in this version", hint
                 )
 
+    def refuse_foreign(self, keys: Iterable[str], owner: str, hint: str) -> None:
+        """Keys that belong to something of another type: refused as such, not as unknown."""
+        for key in keys:
+            self._foreign.append(key)
+            if key in self:
+                self.problems.note(self.key_place(key), f"`{key}` belongs to {owner}", hint)
+
     def ignore(self, *keys: str) -> None:
         """These keys were dealt with elsewhere."""
         self._asked.extend(keys)
@@ -307,12 +324,13 @@ class Section:
 
     def done(self) -> None:
         """Report the keys that no getter asked for."""
+        known = sorted({*self._asked} - {*self._foreign})
         for key in self._values:
-            if key not in self._asked:
+            if key not in self._asked and key not in self._foreign:
                 self.problems.note(
                     self._keys[key],
                     f"unknown key '{key}' in {self.title}",
-                    nearest(key, self._asked) or f"known keys: {', '.join(sorted(self._asked))}",
+                    nearest(key, [*known, *self._foreign]) or f"known keys: {', '.join(known)}",
                 )
 
     def shown(self, key: str) -> str:

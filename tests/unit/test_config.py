@@ -120,14 +120,9 @@ GOLDEN = {
         "connectors.yaml:5:11: source type 'mysql' is not supported yet in this version\n"
         "  -> it comes in a later version",
     ),
-    "registry": (
-        ("type: embedded", "type: embedded, schema_registry: x"),
-        "connectors.yaml:1:23: `schema_registry` is not supported yet in this version\n"
-        "  -> it comes in a later version",
-    ),
     "kafka's options": (
         ("type: embedded", "type: embedded, partitions: 4"),
-        "connectors.yaml:1:35: `partitions` belongs to a log of type kafka\n  -> set `type: kafka`",
+        "connectors.yaml:1:23: `partitions` belongs to a log of type kafka\n  -> set `type: kafka`",
     ),
     "no YAML": (
         ("sources:", "sources: ["),
