@@ -43,7 +43,8 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Details:
-    """What a caller may know beyond the change batch, one entry per change."""
+    """What a caller may know beyond the change batch, one entry per change. A change without
+    transaction_id has no transaction block."""
 
     tx_id: Int64s | None = None
     lsn: Int64s | None = None
@@ -177,8 +178,10 @@ def _transaction(details: Details) -> Values:
         "total_order": details.total_order,
         "data_collection_order": details.data_collection_order,
     }
-    fields: dict[str, Values] = {"id": details.transaction_id}
-    return Structs(fields | {name: pa.array(order) for name, order in orders.items()})
+    ids = details.transaction_id
+    fields: dict[str, Values] = {"id": ids}
+    fields |= {name: pa.array(order) for name, order in orders.items()}
+    return Structs(fields, np.asarray(ids.is_valid()) if ids.null_count else None)
 
 
 def _letters(op: ragged.Bytes) -> pa.Array:

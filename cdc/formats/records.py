@@ -82,7 +82,7 @@ def envelope_records(
     schemas = topic_schemas(topic, changes.schema, options)
     values = envelope_values(changes, schemas, options, origin, now_us, details)
     keys = _keys(changes, schemas, form, options)
-    texts = _encoded(schemas.envelope, values, changes.num_rows, form, key=False)
+    texts = encoded(schemas.envelope, values, changes.num_rows, form, key=False)
     return _with_tombstones(keys, texts, changes.op == D)
 
 
@@ -94,7 +94,7 @@ def row_records(changes: ChangeBatch, topic: str, form: Form, options: Options) 
     kept = np.flatnonzero(changes.op != D)
     rows = changes.rows if len(kept) == changes.num_rows else changes.rows.take(pa.array(kept))
     values = Structs(row_values(rows, changes.schema, schemas, options))
-    texts = _encoded(schemas.row, values, len(kept), form, key=False)
+    texts = encoded(schemas.row, values, len(kept), form, key=False)
     change = np.arange(changes.num_rows)
     if len(kept) < changes.num_rows:
         place = np.full(changes.num_rows, -1)
@@ -110,10 +110,11 @@ def _named_for(form: Form, options: Options) -> Options:
 
 def _keys(changes: ChangeBatch, schemas: TopicSchemas, form: Form, options: Options) -> pa.Array:
     values = key_values(changes, schemas, options)
-    return _encoded(schemas.key, values, changes.num_rows, form, key=True)
+    return encoded(schemas.key, values, changes.num_rows, form, key=True)
 
 
-def _encoded(schema: Schema, values: Structs, num_rows: int, form: Form, *, key: bool) -> pa.Array:
+def encoded(schema: Schema, values: Structs, num_rows: int, form: Form, *, key: bool) -> pa.Array:
+    """A struct's values as the keys or values of records in that form."""
     if isinstance(form, Json):
         return json_write.encode(schema, values, num_rows, schemas=form.schemas)
     header = avro_write.confluent_header(form.key_id if key else form.value_id)
