@@ -1,0 +1,136 @@
+"""The topic `cdc.schemas`: what must be known of schemas before other topics can be read.
+
+One partition, compacted. Every record has a key of its own, so that compaction takes none away and
+a record's offset can be its identity (SEMANTICS 17). A key is a JSON array that begins with the
+record's kind; whoever reads passes over kinds that are not its own.
+
+    ["avro", fingerprint, unique]   an Avro schema: cdc.log.topic_ids
+    ["table", topic id, version]    a version of a topic's columns: cdc.log.kafka_tables
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+
+from cdc.errors import LogDamaged, LogError
+from cdc.log.kafka_client import (
+    REQUEST_TIMEOUT_S,
+    SCHEMAS,
+    Broker,
+    fetch,
+    kafka_errors,
+    translated,
+)
+
+
+@dataclass(frozen=True)
+class SchemaRecord:
+    """`key` begins with the record's kind."""
+
+    offset: int
+    key: tuple[Any, ...]
+    value: Any
+
+
+class SchemaTopic:
+    """One reading of the topic for all who need it; for one thread. A cluster where nobody has
+    written has no such topic, which reads as empty."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._consumer: Consumer | None = None
+        self._exists = False
+        self._next = 0
+        self._records: list[SchemaRecord] = []
+
+    def records(self, after: int = 0) -> Sequence[SchemaRecord]:
+        """Every committed record but the first `after`, in order. Costs one request when nothing
+        was added. Raises LogError, and LogDamaged for a record that is not one of ours."""
+        if self._found():
+            self._read()
+        return self._records[after:]
+
+    def append(self, key: Sequence[Any], value: Any) -> int:
+        """Write a record and return its offset; made is the topic, too, if nobody has. `key` must
+        be of this record alone. Raises LogError."""
+        if not self._found():
+            self._broker.create(SCHEMAS, 1, {"cleanup.policy": "compact"})
+        written: list[Message] = []
+        refused: list[KafkaError] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is None:
+                written.append(message)
+            else:
+                refused.append(error)
+
+        sender = self._broker.producer()
+        with kafka_errors(SCHEMAS):
+            sender.produce(
+                self._broker.name(SCHEMAS), json.dumps(value), json.dumps(key),
+                partition=0, on_delivery=delivered,
+            )  # fmt: skip
+            sender.flush(REQUEST_TIMEOUT_S)
+        if refused:
+            raise translated(KafkaException(refused[0]), SCHEMAS)
+        if not written:
+            raise LogError(
+                f"the broker did not take a schema within {REQUEST_TIMEOUT_S:g} s",
+                where=self._broker.name(SCHEMAS),
+                hint="see log.bootstrap_servers and the broker",
+            )
+        return int(written[0].offset() or 0)
+
+    def close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+    def _read(self) -> None:
+        (end,) = self._broker.end_offsets(SCHEMAS, 1)
+        if end < self._next:
+            raise LogDamaged(
+                f"the topic ends at {end}, and had {self._next} records before: it was made anew",
+                where=self._broker.name(SCHEMAS),
+                hint="records in other topics name schemas that went with it: restore the topic",
+            )
+        if self._consumer is None:
+            self._consumer = self._broker.consumer()
+        name = self._broker.name(SCHEMAS)
+        found = [
+            self._parsed(message)
+            for messages in fetch(self._consumer, name, 0, self._next, end)
+            for message in messages
+        ]
+        self._records += found
+        self._next = end
+
+    def _found(self) -> bool:
+        """Whether the topic exists; once it does, no longer asked."""
+        if not self._exists:
+            described = self._broker.describe(SCHEMAS)
+            if described is not None and described[1] != 1:
+                raise LogError(
+                    f"the topic has {described[1]} partitions; offsets are ids in one only",
+                    where=self._broker.name(SCHEMAS),
+                    hint="somebody else made it: delete it while it is empty, we make our own",
+                )
+            self._exists = described is not None
+        return self._exists
+
+    def _parsed(self, message: Message) -> SchemaRecord:
+        offset = int(message.offset() or 0)
+        try:
+            key = tuple(json.loads(message.key() or b""))
+            return SchemaRecord(offset, key, json.loads(message.value() or b""))
+        except (ValueError, TypeError) as error:
+            raise LogDamaged(
+                "a record that is not one of ours",
+                where=f"{self._broker.name(SCHEMAS)}/0/{offset}",
+                hint="only cdc-views may write to this topic",
+            ) from error
