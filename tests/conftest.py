@@ -11,7 +11,7 @@ from tests.services import compose
 pytest_plugins = [f"tests.{file.stem}" for file in sorted(Path(__file__).parent.glob("fix_*.py"))]
 
 SERVICES = {
-    *("postgres", "own_postgres", "postgres_major", "kafka_bootstrap"),
+    *("postgres", "own_postgres", "postgres_major", "kafka_bootstrap", "connect", "flink"),
     *("elasticsearch_url", "own_elasticsearch", "elasticsearch_version"),
     *("redis_url", "own_redis", "forgetful_redis", "redis_flavour"),
 }

@@ -39,10 +39,26 @@ def copy_artifact(coordinates: str, folder: Path) -> None:
     _maven(f"{_PLUGIN}:copy", f"-Dartifact={coordinates}", f"-DoutputDirectory={folder}")
 
 
-def copy_dependencies(pom: str, folder: Path) -> None:
-    """Put every runtime dependency of a pom.xml into `folder`."""
+def pom(name: str, *dependencies: str) -> str:
+    """A pom.xml whose dependencies are those (group:artifact:version)."""
+    listed = "".join(map(_dependency, dependencies))
+    return f"""<project>
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>cdc</groupId><artifactId>{name}</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>{listed}</dependencies>
+</project>
+"""
+
+
+def _dependency(coordinates: str) -> str:
+    tags = zip(("groupId", "artifactId", "version"), coordinates.split(":"), strict=True)
+    return f"<dependency>{''.join(f'<{tag}>{value}</{tag}>' for tag, value in tags)}</dependency>"
+
+
+def copy_dependencies(project: str, folder: Path) -> None:
+    """Put every runtime dependency of a project (the text of its pom.xml) into `folder`."""
     file = folder / "pom.xml"
-    file.write_text(pom)
+    file.write_text(project)
     _maven(
         f"{_PLUGIN}:copy-dependencies", "-DincludeScope=runtime",
         f"-DoutputDirectory={folder}", "-f", str(file),
