@@ -14,6 +14,7 @@ SERVICES = {
     *("postgres", "own_postgres", "postgres_major", "kafka_bootstrap", "connect", "flink"),
     *("elasticsearch_url", "own_elasticsearch", "elasticsearch_version"),
     *("redis_url", "own_redis", "forgetful_redis", "redis_flavour"),
+    *("schema_registry", "own_registry"),
 }
 VERSIONS = {"postgres_major", "elasticsearch_version", "redis_flavour"}
 SHARED = {"postgres", "kafka_bootstrap", "elasticsearch_url", "redis_url"}
@@ -48,6 +49,8 @@ def _xdist_group(used: set[str]) -> str | None:
     each worker has its own."""
     if used & SHARED and compose.engine_answers():
         return "compose"
+    if used & {"schema_registry", "own_registry"}:
+        return "kafka"
     for heavy in ("elasticsearch", "kafka"):
         if any(name.startswith(heavy) for name in used):
             return heavy

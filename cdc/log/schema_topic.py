@@ -76,6 +76,7 @@ class SchemaTopic:
                 partition=0, on_delivery=delivered,
             )  # fmt: skip
             sender.flush(REQUEST_TIMEOUT_S)
+            sender.close()
         if refused:
             raise translated(KafkaException(refused[0]), SCHEMAS)
         if not written:

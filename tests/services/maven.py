@@ -13,6 +13,8 @@ from pathlib import Path
 from demo.server_process import ServerFailed
 
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1"
+# The last that takes an artifact without reading its pom.xml and the parents of that.
+_PLUGIN_ALONE = "org.apache.maven.plugins:maven-dependency-plugin:2.8"
 
 
 def cache_dir() -> Path:
@@ -34,9 +36,11 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
     return folder
 
 
-def copy_artifact(coordinates: str, folder: Path) -> None:
-    """Put one artifact (group:artifact:version:type) into `folder`."""
-    _maven(f"{_PLUGIN}:copy", f"-Dartifact={coordinates}", f"-DoutputDirectory={folder}")
+def copy_artifact(coordinates: str, folder: Path, *, alone: bool = False) -> None:
+    """Put one artifact (group:artifact:version:type[:classifier]) into `folder`. `alone`: also
+    when its pom.xml has a parent that was never published."""
+    plugin = _PLUGIN_ALONE if alone else _PLUGIN
+    _maven(f"{plugin}:copy", f"-Dartifact={coordinates}", f"-DoutputDirectory={folder}")
 
 
 def pom(name: str, *dependencies: str) -> str:
