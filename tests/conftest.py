@@ -14,7 +14,7 @@ SERVICES = {
     *("postgres", "own_postgres", "postgres_major", "kafka_bootstrap", "connect", "flink"),
     *("elasticsearch_url", "own_elasticsearch", "elasticsearch_version"),
     *("redis_url", "own_redis", "forgetful_redis", "redis_flavour"),
-    *("schema_registry", "own_registry"),
+    *("schema_registry", "own_registry", "own_kafka", "secure_kafka"),
 }
 VERSIONS = {"postgres_major", "elasticsearch_version", "redis_flavour"}
 SHARED = {"postgres", "kafka_bootstrap", "elasticsearch_url", "redis_url"}
@@ -51,7 +51,7 @@ def _xdist_group(used: set[str]) -> str | None:
         return "compose"
     if used & {"schema_registry", "own_registry"}:
         return "kafka"
-    for heavy in ("elasticsearch", "kafka"):
+    for heavy in ("elasticsearch", "kafka", "own_kafka", "secure_kafka"):
         if any(name.startswith(heavy) for name in used):
             return heavy
     return None

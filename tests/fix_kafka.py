@@ -1,0 +1,93 @@
+"""Kafka brokers that tests may maltreat, and one with TLS, passwords and rights.
+
+    own_kafka      module: a private broker; runs again, empty or not, when a test begins
+    secure_kafka   module: SASL_SSL and ACLs; users "cdc" (all rights) and "guest" (none)
+
+Both are always native: they have a process to kill. Topics want prefixes of their own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from tests.services.kafka import QUICK_RESTART, Broker, Security, make_security, start_kafka
+
+PASSWORDS = {"cdc": "s3cret-of-cdc", "guest": "s3cret-of-guest"}
+
+
+@pytest.fixture(scope="module")
+def module_kafka() -> Iterator[Broker]:
+    with _folder() as folder:
+        broker = start_kafka(folder, QUICK_RESTART)
+        yield broker
+        broker.stop()
+
+
+@pytest.fixture
+def own_kafka(module_kafka: Broker) -> Broker:
+    """A private broker, of which the module has one: a test finds it running."""
+    if not module_kafka.running:
+        module_kafka.start()
+    return module_kafka
+
+
+@pytest.fixture(scope="module")
+def security() -> Iterator[Security]:
+    with _folder() as folder:
+        yield make_security(folder, PASSWORDS)
+
+
+@pytest.fixture(scope="module")
+def secure_kafka(security: Security) -> Iterator[Broker]:
+    with _folder() as folder:
+        broker = start_kafka(folder, security=security)
+        _allow_all(broker.internal, "cdc")
+        yield broker
+        broker.stop()
+
+
+def _allow_all(bootstrap: str, user: str) -> None:
+    kinds = (
+        (ResourceType.TOPIC, "*"),
+        (ResourceType.GROUP, "*"),
+        (ResourceType.TRANSACTIONAL_ID, "*"),
+        (ResourceType.BROKER, "kafka-cluster"),
+    )
+    allow(bootstrap, user, kinds)
+
+
+def allow(bootstrap: str, user: str, kinds: tuple[tuple[ResourceType, str], ...]) -> None:
+    """Give a user every right to these resources."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    bindings = [
+        AclBinding(
+            kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*",
+            AclOperation.ALL, AclPermissionType.ALLOW,
+        )
+        for kind, name in kinds
+    ]  # fmt: skip
+    for future in admin.create_acls(bindings).values():
+        future.result(30)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="cdc-kafka-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
