@@ -10,6 +10,7 @@
     │   └── SchemaChanged       a schema change that cannot be followed without help
     ├── LogError                the log refuses, or its files are damaged
     │   ├── Fenced              another process took over this producer or consumer
+    │   ├── LogRefused          it will not do it later either: another form, an incompatible schema
     │   └── LogDamaged          a checksum, an offset or a file does not fit
     ├── BadData                 one value or message that cannot be carried
     ├── ViewError               a view cannot be planned or maintained
@@ -80,6 +81,10 @@ class LogError(CdcError):
 
 class Fenced(LogError):
     """A newer process owns this producer or consumer; this one must stop."""
+
+
+class LogRefused(LogError):
+    """The log will not do this however often it is asked: somebody has to change something."""
 
 
 class LogDamaged(LogError):

@@ -1,6 +1,7 @@
 """Logs for tests, and the small tables that they carry.
 
-log_config   function: a fresh log of every implementation (Kafka's is a `service`)
+log_config   function: a fresh log of every implementation (Kafka's, in both formats, need a
+             server)
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from cdc.changes import ChangeBatch, D, R, concat
-from cdc.config import LogConfig
+from cdc.config import Format, LogConfig
 from cdc.frontiers import Frontier
 from cdc.log.api import LogBatch, Reader, TopicSpec
 from cdc.positions import Lsn, Vector
@@ -36,13 +37,30 @@ SPEC = TopicSpec(TOPIC, ORDERS)
 OTHER = TopicSpec("shop.public.lines", ORDERS)
 
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.service)])
+_ON_KAFKA = (pytest.mark.service, pytest.mark.xdist_group("kafka"))
+
+
+@pytest.fixture(
+    params=[
+        "embedded",
+        pytest.param("avro", marks=_ON_KAFKA),
+        pytest.param("json", marks=_ON_KAFKA),
+    ]
+)
 def log_config(request: pytest.FixtureRequest, tmp_path: Path) -> LogConfig:
     if request.param == "embedded":
         return LogConfig("embedded", tmp_path)
-    servers = request.getfixturevalue("kafka_bootstrap")
+    return kafka_config(request.getfixturevalue("kafka_bootstrap"), tmp_path, request.param)
+
+
+def kafka_config(bootstrap_servers: str, folder: Path, form: Format = "avro") -> LogConfig:
+    """A log on Kafka that shares the broker with others."""
     return LogConfig(
-        "kafka", tmp_path, bootstrap_servers=servers, topic_prefix=f"t{uuid.uuid4().hex[:8]}."
+        "kafka",
+        folder,
+        bootstrap_servers=bootstrap_servers,
+        topic_prefix=f"t{uuid.uuid4().hex[:8]}.",
+        format=form,
     )
 
 

@@ -7,34 +7,31 @@ min.compaction.lag.ms (SEMANTICS 15), and nobody can make it wait.
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
-    Message,
     TopicPartition,
 )
 
 from cdc.config import LogConfig
-from cdc.errors import LogError
 from cdc.log.api import DeadLetter
 from cdc.log.kafka_client import (
-    LETTERS,
     REQUEST_TIMEOUT_S,
     Broker,
-    Schemas,
     kafka_errors,
     no_offset,
     translated,
 )
+from cdc.log.kafka_letters import send_letters
 from cdc.log.kafka_producer import KafkaProducer, fencing_producer
 from cdc.log.kafka_reader import KafkaReader
+from cdc.log.kafka_tables import Tables
+from cdc.log.schema_topic import SchemaTopic
 
-DEAD_LETTER_RETENTION_MS = 7 * 86_400_000
 _NO_GROUP = (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.UNKNOWN_MEMBER_ID)
 
 
@@ -92,29 +89,13 @@ class KafkaLog:
         return {}
 
     def dead_letter(self, letters: Sequence[DeadLetter]) -> None:
-        settings = {"cleanup.policy": "delete", "retention.ms": str(DEAD_LETTER_RETENTION_MS)}
-        self._broker.create(LETTERS, 1, settings)
-        sender = self._broker.producer()
-        refused: list[KafkaError] = []
-
-        def delivered(error: KafkaError | None, _: Message) -> None:
-            if error is not None:
-                refused.append(error)
-
-        with kafka_errors(LETTERS):
-            for letter in letters:
-                value = _letter_json(letter)
-                sender.produce(self._broker.name(LETTERS), value, on_delivery=delivered)
-            if sender.flush(REQUEST_TIMEOUT_S) or refused:
-                cause = f": {refused[0]}" if refused else ""
-                raise LogError(f"the broker does not take the records{cause}", where=LETTERS)
+        send_letters(self._broker, letters)
 
     def remove(self, name: str) -> None:
         self._remove_group(name)
-        schemas = Schemas(self._broker)
-        schemas.refresh()
-        schemas.close()
-        topics = {topic for topic, producer in schemas.owners.values() if producer == name}
+        with closing(SchemaTopic(self._broker)) as schemas:
+            entries = Tables(schemas).entries()
+        topics = {entry.name for entry in entries if entry.producer == name}
         if not topics:
             return
         fencing_producer(self._broker, name).close()
@@ -136,17 +117,3 @@ class KafkaLog:
 
     def close(self) -> None:
         """Producers and readers close their own connections."""
-
-
-def _letter_json(letter: DeadLetter) -> bytes:
-    def text(raw: bytes | None) -> str | None:
-        return None if raw is None else base64.b64encode(raw).decode()
-
-    body = {
-        "connector": letter.connector,
-        "where": letter.where,
-        "error": letter.error,
-        "key": text(letter.key),
-        "value": text(letter.value),
-    }
-    return json.dumps(body, sort_keys=True).encode()

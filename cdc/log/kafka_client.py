@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,17 +18,46 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
 from cdc.config import LogConfig
 from cdc.errors import Fenced, LogError, mask_url
-from cdc.schema import TableSchema
 
 REQUEST_TIMEOUT_S = 30.0
+RETRY_EVERY_S = 0.05
+MESSAGE_BYTES_MAX = 1_000_000
+"""librdkafka's default for message.max.bytes."""
 SCHEMAS = "cdc.schemas"
 LETTERS = "dead-letters"
 _FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
+_NOT_YET = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+)
 _NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+
+
+_PRODUCER_TUNING: dict[str, Any] = {
+    "compression.type": "lz4",
+    "linger.ms": 1,
+    "batch.size": 1_000_000,
+    "queue.buffering.max.messages": 100_000,
+    "queue.buffering.max.kbytes": 65_536,
+}
+_CONSUMER_TUNING: dict[str, Any] = {
+    "fetch.wait.max.ms": 10,
+    "fetch.min.bytes": 1,
+    # A reader that has caught up with its queue would sleep for a second by default.
+    "fetch.queue.backoff.ms": 1,
+    "max.partition.fetch.bytes": 2 * 2**20,
+    "fetch.max.bytes": 8 * 2**20,
+    "queued.min.messages": 20_000,
+    "queued.max.messages.kbytes": 32_768,
+}
+_FETCH_MESSAGES = 3_000
+_POLL_S = 0.05
 
 
 class Broker:
@@ -48,14 +76,16 @@ class Broker:
         return self.config.topic_prefix + topic
 
     def producer(self, settings: dict[str, Any] | None = None) -> Producer:
-        """An idempotent producer; the Java client's partitioner, so that others co-partition."""
-        durable = {
-            "enable.idempotence": True,
-            "compression.type": "lz4",
-            "partitioner": "murmur2_random",
-            "linger.ms": 1,
-        }
-        return Producer({**self._common, **durable, **(settings or {})})
+        """An idempotent producer (acks=all); what the configuration says goes before our tuning,
+        but not before what correctness needs."""
+        return Producer(
+            {**_PRODUCER_TUNING, **self._common, "enable.idempotence": True, **(settings or {})}
+        )
+
+    def sender(self) -> Producer:
+        """A producer (acks=all) of single records that may be written twice: it can begin at once,
+        where an idempotent one first has to be given an id."""
+        return Producer({**_PRODUCER_TUNING, **self._common, "acks": "all", "linger.ms": 0})
 
     def consumer(self, group: str = "") -> Consumer:
         """A consumer of committed records that is assigned, never subscribed."""
@@ -65,10 +95,8 @@ class Broker:
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
             "auto.offset.reset": "earliest",
-            "fetch.wait.max.ms": 10,
-            "fetch.min.bytes": 1,
         }
-        return Consumer({**self._common, **settings})
+        return Consumer({**_CONSUMER_TUNING, **self._common, **settings})
 
     def end_offsets(self, topic: str, partitions: int) -> tuple[int, ...]:
         """Per partition, the end of what is committed (the last stable offset)."""
@@ -83,13 +111,20 @@ class Broker:
         self, wanted: dict[TopicPartition, OffsetSpec]
     ) -> dict[tuple[str, int], int]:
         """Per (topic with prefix, partition), the last stable offset."""
-        with kafka_errors("offsets"):
-            found = self.admin.list_offsets(
-                wanted,
-                isolation_level=IsolationLevel.READ_COMMITTED,
-                request_timeout=REQUEST_TIMEOUT_S,
-            )
-            return {(at.topic, at.partition): f.result().offset for at, f in found.items()}
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        while True:
+            try:
+                found = self.admin.list_offsets(
+                    wanted,
+                    isolation_level=IsolationLevel.READ_COMMITTED,
+                    request_timeout=REQUEST_TIMEOUT_S,
+                )
+                return {(at.topic, at.partition): f.result().offset for at, f in found.items()}
+            except KafkaException as error:
+                # A topic that was just made has no leader for a moment.
+                if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
+                    raise translated(error, "offsets") from error
+                time.sleep(RETRY_EVERY_S)
 
     def describe(self, topic: str) -> tuple[str, int] | None:
         """(topic id, partitions); None: there is no such topic."""
@@ -106,7 +141,8 @@ class Broker:
 
     def create(self, topic: str, partitions: int, settings: dict[str, str]) -> None:
         """Make a topic unless it exists, and wait until the broker knows it."""
-        wanted = NewTopic(self.name(topic), partitions, config=settings)
+        copies = self.config.replication_factor or -1
+        wanted = NewTopic(self.name(topic), partitions, copies, config=settings)
         future = self.admin.create_topics([wanted], request_timeout=REQUEST_TIMEOUT_S)
         try:
             future[self.name(topic)].result()
@@ -114,6 +150,14 @@ class Broker:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise translated(error, topic) from error
         self._until(lambda: self.describe(topic) is not None, topic)
+
+    def record_bytes_max(self, topic: str) -> int:
+        """The largest record, with all that is sent around it, that client and topic let pass."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, self.name(topic))
+        futures = self.admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
+        with kafka_errors(topic):
+            found = futures[resource].result()["max.message.bytes"].value
+        return min(int(found), int(self._common.get("message.max.bytes", MESSAGE_BYTES_MAX)))
 
     def delete(self, topics: Sequence[str]) -> None:
         """Delete topics, and wait until the broker has forgotten them."""
@@ -159,10 +203,12 @@ def fetch(
         done = False
         while not done:
             found: list[Message] = []
-            for message in consumer.consume(10_000, 0.05):
+            for message in _arrived(consumer):
                 error = message.error()
-                if error is None and (message.offset() or 0) < end:
+                offset = message.offset() or 0
+                if error is None and offset < end:
                     found.append(message)
+                    done |= offset == end - 1
                 elif error is None or error.code() == KafkaError._PARTITION_EOF:
                     done = True
                 elif not error.retriable():
@@ -173,6 +219,12 @@ def fetch(
             elif time.monotonic() > deadline:
                 raise LogError("the broker does not answer", where=f"{topic}/{partition}")
         consumer.unassign()
+
+
+def _arrived(consumer: Consumer) -> list[Message]:
+    """What has arrived, waiting for the first only: `consume` waits until it has all it may."""
+    first = consumer.poll(_POLL_S)
+    return [] if first is None else [first, *consumer.consume(_FETCH_MESSAGES, 0)]
 
 
 @contextmanager
@@ -197,56 +249,6 @@ def translated(error: KafkaException, place: str) -> LogError:
         where=place,
         hint="see log.bootstrap_servers and the broker",
     )
-
-
-class Schemas:
-    """The topic `cdc.schemas`: which version of which topic has which columns (SEMANTICS 17).
-
-    Keyed by topic id and version, so that a topic made anew begins anew.
-    """
-
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-        self._consumer: Consumer | None = None
-        self._next = 0
-        self._found: dict[tuple[str, int], TableSchema] = {}
-        self.owners: dict[str, tuple[str, str]] = {}
-        """Per topic id: its name, and its producer's."""
-
-    def publish(self, producer: str, topic: str, topic_id: str, schema: TableSchema) -> None:
-        self._broker.create(SCHEMAS, 1, {"cleanup.policy": "compact"})
-        body = {"topic": topic, "producer": producer, "schema": schema.to_json()}
-        sender = self._broker.producer()
-        key = json.dumps([topic_id, schema.version])
-        with kafka_errors(SCHEMAS):
-            sender.produce(self._broker.name(SCHEMAS), json.dumps(body), key)
-            if sender.flush(REQUEST_TIMEOUT_S):
-                raise LogError("the broker does not take the schema", where=topic)
-
-    def of(self, topic_id: str) -> dict[int, TableSchema]:
-        """Every version of a topic, after a look at what was added."""
-        self.refresh()
-        return {version: s for (at, version), s in self._found.items() if at == topic_id}
-
-    def refresh(self) -> None:
-        if self._broker.describe(SCHEMAS) is None:
-            return
-        (end,) = self._broker.end_offsets(SCHEMAS, 1)
-        if self._consumer is None:
-            self._consumer = self._broker.consumer()
-        for messages in fetch(self._consumer, self._broker.name(SCHEMAS), 0, self._next, end):
-            for message in messages:
-                topic_id, version = json.loads(message.key() or b"")
-                body = json.loads(message.value() or b"")
-                schema = TableSchema.from_json(body["schema"])
-                self._found.setdefault((topic_id, version), schema)
-                self.owners[topic_id] = (body["topic"], body["producer"])
-        self._next = max(self._next, end)
-
-    def close(self) -> None:
-        if self._consumer is not None:
-            self._consumer.close()
-            self._consumer = None
 
 
 def no_offset(offset: int) -> bool:

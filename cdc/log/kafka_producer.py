@@ -11,24 +11,30 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from cdc.changes import ChangeBatch
-from cdc.errors import LogError
+from cdc.errors import LogError, LogRefused
+from cdc.formats.envelope import Origin
 from cdc.frontiers import EndOffsets, Frontier, covers_topic, frontier_key
-from cdc.log.api import TopicSpec
-from cdc.log.kafka_client import (
-    REQUEST_TIMEOUT_S,
-    Broker,
-    Schemas,
-    kafka_errors,
-    translated,
-)
-from cdc.log.kafka_json import encode_records
+from cdc.log.api import DeadLetter, TopicSpec
+from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, kafka_errors, translated
+from cdc.log.kafka_letters import send_letters
+from cdc.log.kafka_oversized import error_of, letter_of, sort_out
 from cdc.log.kafka_reader import KafkaReader
+from cdc.log.kafka_records import TopicEntry, TopicForm, Version, encoded, writers
+from cdc.log.kafka_send import Sender
+from cdc.log.kafka_tables import Tables
+from cdc.log.open_ids import open_ids
+from cdc.log.schema_topic import SchemaTopic
 from cdc.schema import TableSchema
+
+ENCODE_ROWS = 16_384
+"""How many changes are encoded at once: what fits the processor's cache, and is sent while the
+next are encoded."""
 
 
 class KafkaProducer:
@@ -36,29 +42,32 @@ class KafkaProducer:
 
     def __init__(self, broker: Broker, name: str) -> None:
         self._broker, self._name = broker, name
-        self._schemas = Schemas(broker)
+        config = broker.config
+        self._schemas = SchemaTopic(broker)
+        self._tables = Tables(self._schemas)
+        self._ids = open_ids(config.schema_registry, config.registry_config, self._schemas)
+        self._form = TopicForm.of(config)
         self._producer = fencing_producer(broker, name)
-        self._topics: dict[str, dict[int, TableSchema]] = {}
+        self._sender = Sender(self._producer)
+        self._topics: dict[str, TopicEntry] = {}
         self._ends: dict[str, tuple[int, ...]] = {}
+        self._max_bytes: dict[str, int] = {}
         self._whole: dict[str, Frontier] = {}
         self._frontier_topics: set[str] = set()
         self._last_us = 0
         self._broken = False
-        self._delivered: dict[tuple[str, int], int] = {}
-        self._refused: list[KafkaError] = []
         self.epoch = 1
         self._load()
 
     def _load(self) -> None:
-        reader = KafkaReader(self._broker)
-        self._schemas.refresh()
-        for topic_id, (topic, producer) in list(self._schemas.owners.items()):
-            described = self._broker.describe(topic)
-            if producer == self._name and described and described[0] == topic_id:
-                self._adopt(topic, topic_id, described[1])
+        for entry in self._tables.entries():
+            described = self._broker.describe(entry.name)
+            if entry.producer == self._name and described and described[0] == entry.topic_id:
+                self._adopt(entry, described[1])
         keys = {frontier_key(self._name, self._name)} | {
             t for t in self._topics if t.startswith("view.")
         }
+        reader = KafkaReader(self._broker)
         for key in keys:
             newest = reader.newest_frontier(key)
             if newest is not None:
@@ -67,9 +76,17 @@ class KafkaProducer:
                 self._last_us = max(self._last_us, newest.appended_us)
         reader.close()
 
-    def _adopt(self, topic: str, topic_id: str, partitions: int) -> None:
-        self._topics[topic] = self._schemas.of(topic_id)
-        self._ends[topic] = self._broker.end_offsets(topic, partitions)
+    def _adopt(self, entry: TopicEntry, partitions: int) -> None:
+        if entry.form != self._form:
+            raise LogRefused(
+                f"the topic is written with {entry.form}, the file says {self._form}",
+                where=entry.name,
+                hint="a key in another form would be another key: set the log back, or "
+                f"`cdc remove {self._name}` and start again",
+            )
+        self._topics[entry.name] = entry
+        self._ends[entry.name] = self._broker.end_offsets(entry.name, partitions)
+        self._max_bytes[entry.name] = self._broker.record_bytes_max(entry.name)
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         for spec in specs:
@@ -77,27 +94,55 @@ class KafkaProducer:
                 continue
             self._broker.create(spec.name, spec.partitions, self._broker.compacted())
             topic_id, partitions = self._broker.describe(spec.name) or ("", 0)
-            if not self._schemas.of(topic_id):
-                self._schemas.publish(self._name, spec.name, topic_id, spec.schema)
-            self._adopt(spec.name, topic_id, partitions)
+            entry = self._tables.entry(topic_id)
+            if entry is None:
+                entry = self._claim(spec, topic_id, partitions)
+            self._adopt(entry, partitions)
+
+    def _claim(self, spec: TopicSpec, topic_id: str, partitions: int) -> TopicEntry:
+        """Register a new topic as ours."""
+        ends = self._broker.end_offsets(spec.name, partitions)
+        if any(ends):
+            raise LogRefused(
+                "the topic has records that are not ours",
+                where=self._broker.name(spec.name),
+                hint="remove it, or set log.topic_prefix",
+            )
+        origin = Origin(self._name, spec.database, version("cdc-views"), spec.connector)
+        entry = TopicEntry(spec.name, topic_id, self._name, self._form, origin)
+        return self._register(entry, spec.schema, ends)
+
+    def _register(
+        self, entry: TopicEntry, schema: TableSchema, starts: tuple[int, ...]
+    ) -> TopicEntry:
+        """The topic with one more version, registered first with the schema registry."""
+        key_id = value_id = -1
+        if entry.form.format == "avro":
+            subject = self._broker.name(entry.name)
+            found = writers(subject, schema, entry.form, is_view=entry.is_view)
+            key_id = self._ids.register(f"{subject}-key", found.key)
+            value_id = self._ids.register(f"{subject}-value", found.value)
+            _check_key_id(entry, key_id)
+        return self._tables.publish(entry, Version(schema, starts, key_id, value_id))
 
     def set_schema(self, topic: str, schema: TableSchema) -> None:
-        known = self._known(topic)
-        if known.get(schema.version) == schema:
+        entry = self._known(topic)
+        known = entry.versions.get(schema.version)
+        if known is not None and known.schema == schema:
             return
-        if schema.version <= max(known):
+        newest = entry.newest.schema.version
+        if schema.version <= newest:
             raise LogError(
-                f"schema version {schema.version} is not newer than {max(known)}", where=topic
+                f"schema version {schema.version} is not newer than {newest}", where=topic
             )
-        topic_id, _ = self._broker.describe(topic) or ("", 0)
-        self._schemas.publish(self._name, topic, topic_id, schema)
-        known[schema.version] = schema
+        self._topics[topic] = self._register(entry, schema, self._ends[topic])
 
     def append(
         self, batches: Sequence[tuple[str, ChangeBatch]], frontiers: Sequence[Frontier] = ()
     ) -> EndOffsets:
         for topic, changes in batches:
-            if self._known(topic).get(changes.schema.version) != changes.schema:
+            known = self._known(topic).versions.get(changes.schema.version)
+            if known is None or known.schema != changes.schema:
                 raise LogError(
                     f"schema version {changes.schema.version} was not registered in this form",
                     where=topic,
@@ -108,9 +153,13 @@ class KafkaProducer:
         for key in keys:
             self._make_frontier_topic(key)
         with self._transaction():
-            for topic, changes in batches:
-                for record in encode_records(changes):
-                    self._produce(topic, *record)
+            letters = [
+                letter
+                for topic, changes in batches
+                for letter in self._send(topic, changes, appended_us)
+            ]
+            if letters:
+                send_letters(self._broker, letters)
             self._flush()
             ends = self._ends_after()
             filled = [
@@ -118,17 +167,33 @@ class KafkaProducer:
                 for key, frontier in zip(keys, frontiers, strict=True)
             ]
             for key, frontier in filled:
-                self._produce(f"{key}.frontier", frontier.name, frontier.to_json())
+                topic = self._broker.name(f"{key}.frontier")
+                self._sender.send_one(topic, frontier.name, frontier.to_json())
         self._ends, self._last_us = ends, appended_us
         self._whole.update(filled)
         self._await_markers()
         return ends
 
+    def _send(self, topic: str, changes: ChangeBatch, now_us: int) -> list[DeadLetter]:
+        """Encode and send changes; the letters for those that are too large."""
+        entry, name, most = self._topics[topic], self._broker.name(topic), self._max_bytes[topic]
+        letters = []
+        for start in range(0, changes.num_rows, ENCODE_ROWS):
+            records = encoded(entry, name, changes.slice(start, ENCODE_ROWS), now_us)
+            found = sort_out(records, most)
+            for at in found.oversized.tolist():
+                if self._broker.config.oversized == "stop":
+                    raise error_of(records, at, topic, most)
+                letters.append(letter_of(records, at, topic, self._name, most))
+            self._sender.send(name, found.fitting, len(self._ends[topic]))
+        return letters
+
     def _await_markers(self) -> None:
         """Return once readers see the transaction. A commit is acknowledged before its markers
         are written; the next transaction would have to wait for them anyway."""
         wanted = {
-            TopicPartition(topic, number): OffsetSpec.latest() for topic, number in self._delivered
+            TopicPartition(topic, number): OffsetSpec.latest()
+            for topic, number in self._sender.delivered
         }
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
         while wanted and time.monotonic() < deadline:
@@ -136,7 +201,7 @@ class KafkaProducer:
             wanted = {
                 at: spec
                 for at, spec in wanted.items()
-                if stable[at.topic, at.partition] <= self._delivered[at.topic, at.partition]
+                if stable[at.topic, at.partition] <= self._sender.delivered[at.topic, at.partition]
             }
 
     def _filled(self, key: str, frontier: Frontier, ends: EndOffsets, appended_us: int) -> Frontier:
@@ -155,7 +220,7 @@ class KafkaProducer:
         """Last record + 1 per partition, from this transaction's delivery reports."""
         return {
             topic: tuple(
-                self._delivered.get((self._broker.name(topic), number), end - 1) + 1
+                self._sender.delivered.get((self._broker.name(topic), number), end - 1) + 1
                 for number, end in enumerate(ends)
             )
             for topic, ends in self._ends.items()
@@ -166,24 +231,6 @@ class KafkaProducer:
             self._broker.create(f"{key}.frontier", 1, self._broker.compacted())
             self._frontier_topics.add(key)
 
-    def _produce(self, topic: str, key: str | None, value: bytes | None) -> None:
-        while True:
-            try:
-                self._producer.produce(
-                    self._broker.name(topic), value, key, on_delivery=self._on_delivery
-                )
-            except BufferError:
-                self._producer.poll(0.1)
-            else:
-                return
-
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self._refused.append(error)
-            return
-        at = (message.topic() or "", message.partition() or 0)
-        self._delivered[at] = max(self._delivered.get(at, -1), message.offset() or 0)
-
     def _flush(self) -> None:
         """Wait until every record is written, looking out for topics that are gone: the client
         would wait for them to come back."""
@@ -193,8 +240,8 @@ class KafkaProducer:
             if gone or time.monotonic() > deadline:
                 what = "the topic was removed" if gone else "the broker does not take the records"
                 raise LogError(what, where=", ".join(gone) or self._name)
-        if self._refused:
-            raise KafkaException(self._refused[0])
+        if self._sender.refused:
+            raise KafkaException(self._sender.refused[0])
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -204,8 +251,7 @@ class KafkaProducer:
                 where=self._name,
                 hint="start the connector again",
             )
-        self._delivered.clear()
-        self._refused.clear()
+        self._sender.begin()
         self._broken = True
         try:
             self._producer.begin_transaction()
@@ -232,13 +278,14 @@ class KafkaProducer:
             return cause
         return None
 
-    def _known(self, topic: str) -> dict[int, TableSchema]:
+    def _known(self, topic: str) -> TopicEntry:
         try:
             return self._topics[topic]
         except KeyError:
             raise LogError(f"'{self._name}' has no such topic", where=topic) from None
 
     def close(self) -> None:
+        self._ids.close()
         self._schemas.close()
         if not self._broken:  # else there is a transaction that only the next producer can end
             self._producer.close()
@@ -250,3 +297,13 @@ def fencing_producer(broker: Broker, name: str) -> Producer:
     with kafka_errors(name):
         producer.init_transactions(REQUEST_TIMEOUT_S)
     return producer
+
+
+def _check_key_id(entry: TopicEntry, key_id: int) -> None:
+    """The key's schema is pinned: under another id the same key would be another (SEMANTICS 10)."""
+    if entry.versions and entry.newest.key_id != key_id:
+        raise LogRefused(
+            f"the key's schema would change (id {entry.newest.key_id} to {key_id})",
+            where=entry.name,
+            hint=f"`cdc remove {entry.producer}` and start again: its topics are made anew",
+        )

@@ -7,23 +7,30 @@ partition's end, never by seeing a certain offset.
 
 from __future__ import annotations
 
-import base64
-import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
-from confluent_kafka import Consumer, Message
+import pyarrow as pa
+from confluent_kafka import Message
 
 from cdc.changes import ChangeBatch, concat_rows
 from cdc.errors import LogError
 from cdc.frontiers import Frontier
 from cdc.log.api import DeadLetter, Horizon, LogBatch
-from cdc.log.kafka_client import LETTERS, Broker, Schemas, fetch
-from cdc.log.kafka_json import Record, decode_records
+from cdc.log.kafka_client import LETTERS, REQUEST_TIMEOUT_S, Broker, kafka_errors
+from cdc.log.kafka_fetch import Fetcher
+from cdc.log.kafka_letters import read_letter
+from cdc.log.kafka_records import Fetched, TopicEntry, decoded
+from cdc.log.kafka_tables import Tables
+from cdc.log.kafka_wait import Waiter
+from cdc.log.open_ids import open_ids
+from cdc.log.schema_topic import SchemaTopic
 from cdc.schema import TableSchema
 
-POLL_INTERVAL_S = 0.005
+DECODE_ROWS = 16_384
+"""How many records are decoded at once: what fits the processor's cache."""
 _TAIL = 64
 
 
@@ -32,23 +39,22 @@ class KafkaReader:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._schemas = Schemas(broker)
-        self._consumer: Consumer | None = None
+        config = broker.config
+        self._schemas = SchemaTopic(broker)
+        self._tables = Tables(self._schemas)
+        self._ids = open_ids(config.schema_registry, config.registry_config, self._schemas)
+        self._waiter = Waiter(broker)
+        self._fetcher = Fetcher(broker)
         self._newest: dict[str, tuple[str, int, Frontier | None]] = {}
-        self._waited: dict[str, tuple[str, int]] = {}
 
     def topics(self) -> list[str]:
-        self._schemas.refresh()
-        there = set(self._broker.admin.list_topics(timeout=30).topics)
-        names = {topic for topic, _ in self._schemas.owners.values()}
+        names = {entry.name for entry in self._tables.entries()}
+        with kafka_errors("topics"):
+            there = set(self._broker.admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics)
         return sorted(name for name in names if self._broker.name(name) in there)
 
     def schema(self, topic: str) -> TableSchema:
-        topic_id, _ = self._describe(topic)
-        versions = self._schemas.of(topic_id)
-        if not versions:
-            raise LogError("the topic has no schema in cdc.schemas", where=topic)
-        return versions[max(versions)]
+        return self._entry(topic).newest.schema
 
     def end_offsets(self, topic: str) -> tuple[int, ...]:
         return self._broker.end_offsets(topic, self._describe(topic)[1])
@@ -85,7 +91,8 @@ class KafkaReader:
         while True:
             start = max(low, end - span)
             last = None
-            for messages in self._fetch(topic, 0, start, end):
+            # Behind the last record stands its transaction's marker: no need to wait for the end.
+            for messages in self._fetcher.fetch(topic, 0, start, max(start + 1, end - 1)):
                 last = messages[-1]
             if last is not None:
                 return Frontier.from_json(last.value() or b"")
@@ -99,7 +106,7 @@ class KafkaReader:
             return
         (end,) = self._broker.end_offsets(topic, 1)
         start = max(0, end + start) if start < 0 else start
-        for messages in list(self._fetch(topic, 0, start, end)):
+        for messages in list(self._fetcher.fetch(topic, 0, start, end)):
             for message in messages:
                 yield message.offset() or 0, Frontier.from_json(message.value() or b"")
 
@@ -107,57 +114,39 @@ class KafkaReader:
         if self._broker.describe(LETTERS) is None:
             return
         (end,) = self._broker.end_offsets(LETTERS, 1)
-        for messages in list(self._fetch(LETTERS, 0, start, end)):
+        for messages in list(self._fetcher.fetch(LETTERS, 0, start, end)):
             for message in messages:
-                yield message.offset() or 0, _letter(message.value() or b"")
+                yield message.offset() or 0, read_letter(message.value() or b"")
 
     def read(
         self, topic: str, partition: int, start: int, end: int, max_rows: int = 65536
     ) -> Iterator[LogBatch]:
-        topic_id, _ = self._describe(topic)
-        versions = self._schemas.of(topic_id)
-        newest = max(versions)
+        entry = self._entry(topic)
         end = min(end, self.end_offsets(topic)[partition])
         held: LogBatch | None = None
-        for records in _chunks(self._fetch(topic, partition, start, end), max_rows):
-            for part in decode_records(records, lambda version: versions[version], newest):
+        fetched = self._fetcher.fetch(topic, partition, start, end)
+        for records in _chunks(fetched, min(max_rows, DECODE_ROWS)):
+            for part in decoded(entry, partition, records, self._ids.schema):
                 if held is not None:
                     yield held
-                offsets = np.array(part.offsets, np.int64)
-                after = int(offsets[-1]) + 1
-                held = LogBatch(topic, partition, offsets, after, part.changes)
+                after = int(part.offsets[-1]) + 1
+                held = LogBatch(topic, partition, part.offsets, after, part.changes)
         if held is None:
-            yield self._empty(topic, partition, max(start, end), versions[newest])
+            yield _empty(topic, partition, max(start, end), entry.newest.schema)
         else:
-            yield LogBatch(topic, partition, held.offsets, max(start, end), held.changes)
-
-    def _empty(self, topic: str, partition: int, next_offset: int, schema: TableSchema) -> LogBatch:
-        none = np.zeros(0, np.int64)
-        rows = concat_rows([], schema.arrow)
-        changes = ChangeBatch(schema, np.zeros(0, np.uint8), none, none, none, rows)
-        return LogBatch(topic, partition, none, next_offset, changes)
+            yield replace(held, next_offset=max(start, end))
 
     def wait(self, names: Sequence[str], timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            moved = [name for name in names if self._moved(name)]
-            if moved:
-                return True
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                return False
-            time.sleep(min(POLL_INTERVAL_S, left_s))
+        return self._waiter.wait(names, timeout_s)
 
-    def _moved(self, name: str) -> bool:
-        topic = f"{name}.frontier"
-        described = self._broker.describe(topic)
-        if described is None:
-            return False
-        (end,) = self._broker.end_offsets(topic, 1)
-        now = (described[0], end)
-        moved = end > 0 and self._waited.get(name) != now
-        self._waited[name] = now
-        return moved
+    def _entry(self, topic: str) -> TopicEntry:
+        topic_id, _ = self._describe(topic)
+        entry = self._tables.entry(topic_id)
+        if entry is None:
+            raise LogError(
+                "the topic is not in cdc.schemas: no connector of ours made it", where=topic
+            )
+        return entry
 
     def _describe(self, topic: str) -> tuple[str, int]:
         described = self._broker.describe(topic)
@@ -169,37 +158,37 @@ class KafkaReader:
             )
         return described
 
-    def _fetch(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Message]]:
-        if self._consumer is None:
-            self._consumer = self._broker.consumer()
-        return fetch(self._consumer, self._broker.name(topic), partition, start, end)
-
     def close(self) -> None:
+        self._ids.close()
         self._schemas.close()
-        if self._consumer is not None:
-            self._consumer.close()
-            self._consumer = None
+        self._waiter.close()
+        self._fetcher.close()
 
 
-def _chunks(fetched: Iterator[list[Message]], max_rows: int) -> Iterator[list[Record]]:
-    """Records in lists of about `max_rows`. A delete is never parted from its tombstone."""
-    held: list[Record] = []
+def _chunks(fetched: Iterator[list[Message]], max_rows: int) -> Iterator[Fetched]:
+    """Records in pieces of about `max_rows`. A delete is never parted from its tombstone."""
+    held: list[Message] = []
     for messages in fetched:
-        held += [
-            Record(m.offset() or 0, m.timestamp()[1] * 1000, m.key() or b"", m.value())
-            for m in messages
-        ]
+        held += messages
         while len(held) > max_rows:
-            cut = max_rows + (held[max_rows].value is None)
-            yield held[:cut]
+            cut = max_rows + (held[max_rows].value() is None)
+            yield _fetched(held[:cut])
             held = held[cut:]
     if held:
-        yield held
+        yield _fetched(held)
 
 
-def _letter(value: bytes) -> DeadLetter:
-    body = json.loads(value)
-    key, original = (
-        None if body[name] is None else base64.b64decode(body[name]) for name in ("key", "value")
+def _fetched(messages: list[Message]) -> Fetched:
+    return Fetched(
+        np.array([m.offset() for m in messages], np.int64),
+        np.array([m.timestamp()[1] for m in messages], np.int64) * 1000,
+        pa.array([m.key() for m in messages], pa.binary()),
+        pa.array([m.value() for m in messages], pa.binary()),
     )
-    return DeadLetter(body["connector"], body["where"], body["error"], key, original)
+
+
+def _empty(topic: str, partition: int, next_offset: int, schema: TableSchema) -> LogBatch:
+    none = np.zeros(0, np.int64)
+    rows = concat_rows([], schema.arrow)
+    changes = ChangeBatch(schema, np.zeros(0, np.uint8), none, none, none, rows)
+    return LogBatch(topic, partition, none, next_offset, changes)

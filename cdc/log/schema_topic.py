@@ -15,17 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from cdc.errors import LogDamaged, LogError
 from cdc.log.kafka_client import (
     REQUEST_TIMEOUT_S,
     SCHEMAS,
     Broker,
-    fetch,
     kafka_errors,
     translated,
 )
+from cdc.log.kafka_fetch import Fetcher
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SchemaTopic:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._consumer: Consumer | None = None
+        self._fetcher = Fetcher(broker)
         self._exists = False
         self._next = 0
         self._records: list[SchemaRecord] = []
@@ -69,7 +69,7 @@ class SchemaTopic:
             else:
                 refused.append(error)
 
-        sender = self._broker.producer()
+        sender = self._broker.sender()
         with kafka_errors(SCHEMAS):
             sender.produce(
                 self._broker.name(SCHEMAS), json.dumps(value), json.dumps(key),
@@ -88,9 +88,7 @@ class SchemaTopic:
         return int(written[0].offset() or 0)
 
     def close(self) -> None:
-        if self._consumer is not None:
-            self._consumer.close()
-            self._consumer = None
+        self._fetcher.close()
 
     def _read(self) -> None:
         (end,) = self._broker.end_offsets(SCHEMAS, 1)
@@ -100,12 +98,9 @@ class SchemaTopic:
                 where=self._broker.name(SCHEMAS),
                 hint="records in other topics name schemas that went with it: restore the topic",
             )
-        if self._consumer is None:
-            self._consumer = self._broker.consumer()
-        name = self._broker.name(SCHEMAS)
         found = [
             self._parsed(message)
-            for messages in fetch(self._consumer, name, 0, self._next, end)
+            for messages in self._fetcher.fetch(SCHEMAS, 0, self._next, end)
             for message in messages
         ]
         self._records += found

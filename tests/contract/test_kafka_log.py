@@ -15,8 +15,10 @@ from cdc.cuts import CutReader
 from cdc.log.api import LogBatch
 from cdc.log.kafka import KafkaLog
 from cdc.log.kafka_client import Broker
-from cdc.log.kafka_json import encode_records
 from cdc.log.kafka_producer import KafkaProducer, fencing_producer
+from cdc.log.kafka_records import encoded
+from cdc.log.kafka_tables import Tables
+from cdc.log.schema_topic import SchemaTopic
 from tests.fix_log import SPEC, TOPIC, changes, frontier, ids_of, notes_by_id, read_all
 
 pytestmark = pytest.mark.service
@@ -40,12 +42,19 @@ def count_of(batches: list[LogBatch]) -> int:
     return sum(batch.changes.num_rows for batch in batches)
 
 
+def records_of(broker: Broker, ids: list[int]) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of changes, as the topic's own producer would write them."""
+    (entry,) = (entry for entry in Tables(SchemaTopic(broker)).entries() if entry.name == TOPIC)
+    records = encoded(entry, broker.name(TOPIC), changes(ids), 0)
+    return zip(records.keys.to_pylist(), records.values.to_pylist(), strict=True)
+
+
 def abort_records(config: LogConfig, ids: list[int]) -> None:
     """A transaction of somebody else on the topic, written to the broker and aborted."""
     broker = Broker(config)
     other = fencing_producer(broker, "other")
     other.begin_transaction()
-    for key, value in encode_records(changes(ids)):
+    for key, value in records_of(broker, ids):
         other.produce(broker.name(TOPIC), value, key)
     assert other.flush(30) == 0
     other.abort_transaction(30)
@@ -98,7 +107,7 @@ def test_a_killed_transaction_is_aborted_by_the_successor(
     broker = Broker(config)
     dying = fencing_producer(broker, "shop")
     dying.begin_transaction()
-    for key, value in encode_records(changes([666])):
+    for key, value in records_of(broker, [666]):
         dying.produce(broker.name(TOPIC), value, key)
     assert dying.flush(30) == 0
     successor = KafkaLog(config).producer("shop")

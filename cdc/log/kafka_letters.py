@@ -1,0 +1,56 @@
+"""The topic `dead-letters` on Kafka: what failed, where, why, and the original bytes, as JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+
+from confluent_kafka import KafkaError, Message
+
+from cdc.errors import LogError
+from cdc.log.api import DeadLetter
+from cdc.log.kafka_client import LETTERS, REQUEST_TIMEOUT_S, Broker, kafka_errors
+
+RETENTION_MS = 7 * 86_400_000
+
+
+def send_letters(broker: Broker, letters: Sequence[DeadLetter]) -> None:
+    """Append them; durable when this returns."""
+    broker.create(LETTERS, 1, {"cleanup.policy": "delete", "retention.ms": str(RETENTION_MS)})
+    sender = broker.sender()
+    refused: list[KafkaError] = []
+
+    def delivered(error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            refused.append(error)
+
+    with kafka_errors(LETTERS):
+        for letter in letters:
+            sender.produce(broker.name(LETTERS), _to_json(letter), on_delivery=delivered)
+        if sender.flush(REQUEST_TIMEOUT_S) or refused:
+            cause = f": {refused[0]}" if refused else ""
+            raise LogError(f"the broker does not take the records{cause}", where=LETTERS)
+
+
+def read_letter(value: bytes) -> DeadLetter:
+    """The letter in a record's value."""
+    body = json.loads(value)
+    key, original = (
+        None if body[name] is None else base64.b64decode(body[name]) for name in ("key", "value")
+    )
+    return DeadLetter(body["connector"], body["where"], body["error"], key, original)
+
+
+def _to_json(letter: DeadLetter) -> bytes:
+    def text(raw: bytes | None) -> str | None:
+        return None if raw is None else base64.b64encode(raw).decode()
+
+    body = {
+        "connector": letter.connector,
+        "where": letter.where,
+        "error": letter.error,
+        "key": text(letter.key),
+        "value": text(letter.value),
+    }
+    return json.dumps(body, sort_keys=True).encode()
