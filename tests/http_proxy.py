@@ -29,9 +29,11 @@ class Fault:
 
 @dataclass
 class Proxy:
-    """`passed`: the methods and paths of requests that reached the server."""
+    """`passed`: the methods and paths of requests that reached the server. `authorization`: what
+    this header must say; other requests are answered with 401."""
 
     url: str
+    authorization: str = ""
     faults: list[Fault] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -54,7 +56,7 @@ class Proxy:
 def proxy_to(upstream: str, *faults: Fault) -> Iterator[Proxy]:
     """A proxy on a port of its own, ended with the block."""
     target = urlsplit(upstream)
-    proxy = Proxy("", list(faults))
+    proxy = Proxy("", faults=list(faults))
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -64,6 +66,9 @@ def proxy_to(upstream: str, *faults: Fault) -> Iterator[Proxy]:
             fault = proxy.next_fault(self.path)
             if fault is not None and not fault.after:
                 self._answer(fault.status, {}, b'{"error":{"type":"scripted","reason":"fault"}}')
+                return
+            if proxy.authorization not in ("", self.headers.get("Authorization")):
+                self._answer(401, {}, b'{"error_code":40101,"message":"who are you?"}')
                 return
             proxy.passed.append(f"{self.command} {self.path}")
             status, headers, found = self._ask(body)

@@ -151,9 +151,10 @@ class RegistryIds:
         return "" if found is None else str(found.schema.schema_str)
 
     def _level(self, subject: str) -> tuple[str, str]:
-        """The compatibility that holds for a subject, and whose level it is."""
+        """The compatibility that refused a subject's schema, and whose level it is. Apicurio says
+        NONE for a subject without a level of its own."""
         own = self._unless_missing(lambda: self._client.get_compatibility(subject), subject)
-        if own is not None:
+        if own not in (None, "NONE"):
             return str(own), "the subject"
         common = self._unless_missing(self._client.get_compatibility, "config")
         return str(common or "the registry's"), "the registry"

@@ -50,7 +50,8 @@ class Registry:
             "quarkus.http.access-log.enabled": "false",
             "apicurio.storage.kind": "sql",
             "apicurio.storage.sql.kind": "h2",
-            "apicurio.datasource.url": f"jdbc:h2:file:{self.folder}/registry",
+            # By default H2 writes half a second after it has answered.
+            "apicurio.datasource.url": f"jdbc:h2:file:{self.folder}/registry;WRITE_DELAY=0",
         }
         process = start_process(
             [
