@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ class SourceConfig:
     snapshot_workers: int = 2
     max_log_transaction_bytes: int = 64 * 2**20
     topics: TopicsConfig | None = None
+
+    @property
+    def database(self) -> str:
+        """The database's name; empty for topics."""
+        return unquote(urlsplit(self.url).path.removeprefix("/"))
 
 
 @dataclass(frozen=True)

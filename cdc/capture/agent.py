@@ -166,7 +166,12 @@ class _Agent:
         """Take the snapshot; whether it was completed."""
         tables = self.source.tables()
         topics = [
-            TopicSpec(self._topic(name), self.schemas.get(name, schema), self.partitions)
+            TopicSpec(
+                self._topic(name),
+                self.schemas.get(name, schema),
+                self.partitions,
+                self.config.database,
+            )
             for name, schema in tables.items()
         ]
         self.producer.create_topics(topics)
@@ -193,10 +198,11 @@ class _Agent:
 
     def _snapshot_piece(self, piece: Piece, before: Mapping[str, Mapping[int, int]]) -> None:
         if not piece.whole:
-            if not piece.num_rows:
-                return
-            self._partial(piece)
-            faults.point("capture.snapshot_piece")
+            if piece.truncated:
+                self._truncate(piece)
+            elif piece.num_rows:
+                self._partial(piece)
+                faults.point("capture.snapshot_piece")
             return
         for table in piece.reconcile:
             topic = self._topic(table)
@@ -320,7 +326,7 @@ class _Agent:
         for table in piece.truncated:
             self._delete_stale(table, None, piece)
         resume = {**self._kept_notes(), **piece.resume}
-        self._append([], self._record(False, resume))
+        self._append([], self._record(False, resume, piece.incomplete))
 
     def _kept_notes(self) -> dict[str, Any]:
         kept = self.frontier.resume
@@ -380,6 +386,8 @@ class _Agent:
 
 def _merged(group: Sequence[Piece]) -> list[Piece]:
     """A snapshot's waiting pieces as one append: each costs a disk sync."""
+    if any(piece.truncated for piece in group):
+        return list(group)
     parts = [piece for piece in group if not piece.whole]
     rest = [piece for piece in group if piece.whole]
     if not parts:

@@ -14,7 +14,7 @@ Debezium's lack, and a reader of ours gets back exactly what was appended.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +51,13 @@ class Details:
     transaction_id: pa.Array | None = None
     total_order: Int64s | None = None
     data_collection_order: Int64s | None = None
+
+    def slice(self, start: int, length: int) -> Details:
+        """The details of some neighbouring changes."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Details(
+            **{n: None if v is None else v[start : start + length] for n, v in found.items()}
+        )
 
 
 NO_DETAILS = Details()

@@ -30,6 +30,7 @@ from cdc.log.kafka_letters import send_letters
 from cdc.log.kafka_producer import KafkaProducer, fencing_producer
 from cdc.log.kafka_reader import KafkaReader
 from cdc.log.kafka_tables import Tables
+from cdc.log.kafka_transactions import topic_name
 from cdc.log.schema_topic import SchemaTopic
 
 _NO_GROUP = (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.UNKNOWN_MEMBER_ID)
@@ -100,7 +101,8 @@ class KafkaLog:
             return
         fencing_producer(self._broker, name).close()
         frontiers = {f"{t}.frontier" for t in topics if t.startswith("view.")} or {
-            f"{name}.frontier"
+            f"{name}.frontier",
+            topic_name(name),
         }
         self._broker.delete(sorted(topics | frontiers))
 

@@ -18,11 +18,12 @@ from confluent_kafka.admin import OffsetSpec
 
 from cdc.changes import ChangeBatch
 from cdc.errors import LogError, LogRefused
-from cdc.formats.envelope import Origin
+from cdc.formats.envelope import NO_DETAILS, Details, Origin
 from cdc.frontiers import EndOffsets, Frontier, covers_topic, frontier_key
 from cdc.log.api import DeadLetter, TopicSpec
 from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, kafka_errors, translated
 from cdc.log.kafka_letters import send_letters
+from cdc.log.kafka_metadata import TransactionTopic
 from cdc.log.kafka_oversized import error_of, letter_of, sort_out
 from cdc.log.kafka_reader import KafkaReader
 from cdc.log.kafka_records import TopicEntry, TopicForm, Version, encoded, writers
@@ -54,6 +55,7 @@ class KafkaProducer:
         self._max_bytes: dict[str, int] = {}
         self._whole: dict[str, Frontier] = {}
         self._frontier_topics: set[str] = set()
+        self._metadata: TransactionTopic | None = None
         self._last_us = 0
         self._broken = False
         self.epoch = 1
@@ -74,6 +76,10 @@ class KafkaProducer:
                 self._whole[key] = newest
                 self.epoch = max(self.epoch, newest.epoch + 1)
                 self._last_us = max(self._last_us, newest.appended_us)
+        if self._broker.config.transaction_metadata and not self._name.startswith("view."):
+            self._metadata = TransactionTopic(
+                self._broker, self._ids, self._name, self._form, reader
+            )
         reader.close()
 
     def _adopt(self, entry: TopicEntry, partitions: int) -> None:
@@ -153,13 +159,7 @@ class KafkaProducer:
         for key in keys:
             self._make_frontier_topic(key)
         with self._transaction():
-            letters = [
-                letter
-                for topic, changes in batches
-                for letter in self._send(topic, changes, appended_us)
-            ]
-            if letters:
-                send_letters(self._broker, letters)
+            self._send_all(batches, frontiers, appended_us)
             self._flush()
             ends = self._ends_after()
             filled = [
@@ -174,12 +174,33 @@ class KafkaProducer:
         self._await_markers()
         return ends
 
-    def _send(self, topic: str, changes: ChangeBatch, now_us: int) -> list[DeadLetter]:
+    def _send_all(
+        self,
+        batches: Sequence[tuple[str, ChangeBatch]],
+        frontiers: Sequence[Frontier],
+        now_us: int,
+    ) -> None:
+        found = None if self._metadata is None else self._metadata.describe(batches, frontiers)
+        details = [NO_DETAILS] * len(batches) if found is None else found.details
+        letters = [
+            letter
+            for (topic, changes), more in zip(batches, details, strict=True)
+            for letter in self._send(topic, changes, now_us, more)
+        ]
+        if letters:
+            send_letters(self._broker, letters)
+        if self._metadata is not None and found is not None:
+            self._metadata.send(self._sender, found)
+
+    def _send(
+        self, topic: str, changes: ChangeBatch, now_us: int, details: Details
+    ) -> list[DeadLetter]:
         """Encode and send changes; the letters for those that are too large."""
         entry, name, most = self._topics[topic], self._broker.name(topic), self._max_bytes[topic]
         letters = []
         for start in range(0, changes.num_rows, ENCODE_ROWS):
-            records = encoded(entry, name, changes.slice(start, ENCODE_ROWS), now_us)
+            part, more = changes.slice(start, ENCODE_ROWS), details.slice(start, ENCODE_ROWS)
+            records = encoded(entry, name, part, now_us, more)
             found = sort_out(records, most)
             for at in found.oversized.tolist():
                 if self._broker.config.oversized == "stop":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -9,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from cdc.changes import C, D
+from cdc.changes import C, ChangeBatch, D
 from cdc.config import LogConfig
 from cdc.cuts import CutReader
 from cdc.log.api import LogBatch
 from cdc.log.kafka import KafkaLog
 from cdc.log.kafka_client import Broker
+from cdc.log.kafka_fetch import Fetcher
 from cdc.log.kafka_producer import KafkaProducer, fencing_producer
 from cdc.log.kafka_records import encoded
 from cdc.log.kafka_tables import Tables
 from cdc.log.schema_topic import SchemaTopic
-from tests.fix_log import SPEC, TOPIC, changes, frontier, ids_of, notes_by_id, read_all
+from tests.fix_log import OTHER, SPEC, TOPIC, changes, frontier, ids_of, notes_by_id, read_all
 
 pytestmark = pytest.mark.service
 
@@ -148,3 +151,40 @@ def test_a_compacted_topic(config: LogConfig) -> None:
     deleted = [batch.changes for batch in batches if (batch.changes.op == D).any()]
     assert deleted, "the tombstones are there"
     producer.close()
+
+
+def events_of(config: LogConfig, topic: str) -> list[dict[str, object]]:
+    """The values of a topic's records."""
+    broker = Broker(config)
+    (end,) = broker.end_offsets(topic, 1)
+    fetched = Fetcher(broker).fetch(topic, 0, 0, end)
+    return [json.loads(m.value() or b"null") for messages in fetched for m in messages]
+
+
+def test_transactions_are_described(config: LogConfig) -> None:
+    """BEGIN and END, also of a transaction whose producer was replaced half-way."""
+    described = dataclasses.replace(config, format="json", transaction_metadata=True)
+    producer = KafkaLog(described).producer("shop")
+    producer.create_topics([SPEC, OTHER])
+    producer.append([(TOPIC, changes([1, 2])), (OTHER.name, changes([3]))], [frontier(0)])
+    first = [(TOPIC, changes([4], op=C, txn_seq=1)), (OTHER.name, later([5], 1))]
+    producer.append(first, [frontier(0, whole=False)])
+    producer.close()
+    again = KafkaLog(described).producer("shop")
+    again.append([(TOPIC, later([6, 7], 2))], [frontier(1)])
+    begin, end = events_of(described, "shop.transaction")
+    assert (begin["status"], begin["id"]) == ("BEGIN", "1")
+    assert (end["status"], end["id"], end["event_count"]) == ("END", "1", 4)
+    assert end["data_collections"] == [
+        {"data_collection": "public.orders", "event_count": 4},
+    ]
+    blocks = [event["transaction"] for event in events_of(described, TOPIC)]
+    assert blocks[:2] == [None, None]
+    assert [block["total_order"] for block in blocks[2:]] == [1, 3, 4]  # type: ignore[index]
+    again.close()
+
+
+def later(ids: list[int], first: int) -> ChangeBatch:
+    """Inserts of transaction 1, from that ordinal."""
+    found = changes(ids, op=C, txn_seq=1)
+    return dataclasses.replace(found, ordinal=found.ordinal + first)
