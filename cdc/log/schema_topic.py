@@ -44,7 +44,7 @@ class SchemaTopic:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._fetcher = Fetcher(broker)
-        self._exists = False
+        self._topic_id = ""
         self._next = 0
         self._records: list[SchemaRecord] = []
 
@@ -92,12 +92,9 @@ class SchemaTopic:
 
     def _read(self) -> None:
         (end,) = self._broker.end_offsets(SCHEMAS, 1)
-        if end < self._next:
-            raise LogDamaged(
-                f"the topic ends at {end}, and had {self._next} records before: it was made anew",
-                where=self._broker.name(SCHEMAS),
-                hint="records in other topics name schemas that went with it: restore the topic",
-            )
+        if end == self._next:
+            return
+        self._check_same()
         found = [
             self._parsed(message)
             for messages in self._fetcher.fetch(SCHEMAS, 0, self._next, end)
@@ -108,16 +105,31 @@ class SchemaTopic:
 
     def _found(self) -> bool:
         """Whether the topic exists; once it does, no longer asked."""
-        if not self._exists:
-            described = self._broker.describe(SCHEMAS)
-            if described is not None and described[1] != 1:
-                raise LogError(
-                    f"the topic has {described[1]} partitions; offsets are ids in one only",
-                    where=self._broker.name(SCHEMAS),
-                    hint="somebody else made it: delete it while it is empty, we make our own",
-                )
-            self._exists = described is not None
-        return self._exists
+        if not self._topic_id:
+            self._topic_id = self._described()
+        return bool(self._topic_id)
+
+    def _described(self) -> str:
+        """The topic's id; empty: there is none. Raises LogError when it cannot be ours."""
+        found = self._broker.describe(SCHEMAS)
+        if found is None:
+            return ""
+        if found[1] != 1:
+            raise LogError(
+                f"the topic has {found[1]} partitions; offsets are ids in one only",
+                where=self._broker.name(SCHEMAS),
+                hint="somebody else made it: delete it while it is empty, we make our own",
+            )
+        return found[0]
+
+    def _check_same(self) -> None:
+        """The ids in a topic that was made anew are other schemas'."""
+        if self._described() != self._topic_id:
+            raise LogDamaged(
+                "the topic was deleted, or made anew, while it was in use",
+                where=self._broker.name(SCHEMAS),
+                hint="records in other topics name schemas that went with it: restore the topic",
+            )
 
     def _parsed(self, message: Message) -> SchemaRecord:
         offset = int(message.offset() or 0)
