@@ -35,6 +35,7 @@ _NOT_YET = (
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError._NOENT,  # "No leaders found"
 )
 _NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
@@ -121,10 +122,18 @@ class Broker:
                 )
                 return {(at.topic, at.partition): f.result().offset for at, f in found.items()}
             except KafkaException as error:
-                # A topic that was just made has no leader for a moment.
+                # A topic that was just made has no leader for a moment, and of a broker that has
+                # been started again the client remembers an older epoch until it asks.
                 if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
                     raise translated(error, "offsets") from error
                 time.sleep(RETRY_EVERY_S)
+                self._meet({at.topic for at in wanted})
+
+    def _meet(self, topics: set[str]) -> None:
+        """Have the client ask who leads these topics (with prefix) now."""
+        for topic in topics:
+            with kafka_errors(topic):
+                self.admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
 
     def describe(self, topic: str) -> tuple[str, int] | None:
         """(topic id, partitions); None: there is no such topic."""
@@ -202,23 +211,29 @@ def fetch(
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
         done = False
         while not done:
-            found: list[Message] = []
-            for message in _arrived(consumer):
-                error = message.error()
-                offset = message.offset() or 0
-                if error is None and offset < end:
-                    found.append(message)
-                    done |= offset == end - 1
-                elif error is None or error.code() == KafkaError._PARTITION_EOF:
-                    done = True
-                elif not error.retriable():
-                    raise KafkaException(error)
+            found, done = _sifted(_arrived(consumer), end)
             if found:
                 deadline = time.monotonic() + REQUEST_TIMEOUT_S
                 yield found
             elif time.monotonic() > deadline:
                 raise LogError("the broker does not answer", where=f"{topic}/{partition}")
         consumer.unassign()
+
+
+def _sifted(arrived: list[Message], end: int) -> tuple[list[Message], bool]:
+    """(records below `end`, whether nothing more can come)."""
+    errors = [error for message in arrived if (error := message.error()) is not None]
+    if not errors:
+        last = arrived[-1].offset() or 0 if arrived else -1
+        if last < end:
+            return arrived, last == end - 1
+    for error in errors:
+        if error.code() != KafkaError._PARTITION_EOF and not error.retriable():
+            raise KafkaException(error)
+    at_end = any(error.code() == KafkaError._PARTITION_EOF for error in errors)
+    records = [message for message in arrived if message.error() is None]
+    below = [message for message in records if (message.offset() or 0) < end]
+    return below, at_end or len(below) < len(records)
 
 
 def _arrived(consumer: Consumer) -> list[Message]:

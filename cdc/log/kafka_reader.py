@@ -125,7 +125,8 @@ class KafkaReader:
         end = min(end, self.end_offsets(topic)[partition])
         held: LogBatch | None = None
         fetched = self._fetcher.fetch(topic, partition, start, end)
-        for records in _chunks(fetched, min(max_rows, DECODE_ROWS)):
+        # An envelope has its own time; a plain row's is its record's.
+        for records in _chunks(fetched, min(max_rows, DECODE_ROWS), stamped=entry.is_view):
             for part in decoded(entry, partition, records, self._ids.schema):
                 if held is not None:
                     yield held
@@ -165,26 +166,27 @@ class KafkaReader:
         self._fetcher.close()
 
 
-def _chunks(fetched: Iterator[list[Message]], max_rows: int) -> Iterator[Fetched]:
+def _chunks(fetched: Iterator[list[Message]], max_rows: int, *, stamped: bool) -> Iterator[Fetched]:
     """Records in pieces of about `max_rows`. A delete is never parted from its tombstone."""
     held: list[Message] = []
     for messages in fetched:
         held += messages
         while len(held) > max_rows:
             cut = max_rows + (held[max_rows].value() is None)
-            yield _fetched(held[:cut])
+            yield _fetched(held[:cut], stamped)
             held = held[cut:]
     if held:
-        yield _fetched(held)
+        yield _fetched(held, stamped)
 
 
-def _fetched(messages: list[Message]) -> Fetched:
-    return Fetched(
-        np.array([m.offset() for m in messages], np.int64),
-        np.array([m.timestamp()[1] for m in messages], np.int64) * 1000,
-        pa.array([m.key() for m in messages], pa.binary()),
-        pa.array([m.value() for m in messages], pa.binary()),
-    )
+def _fetched(messages: list[Message], stamped: bool) -> Fetched:
+    """`stamped`: the records' times are wanted even where no tombstone needs one."""
+    values = pa.array([m.value() for m in messages], pa.binary())
+    stamps_us = np.zeros(len(messages), np.int64)
+    if stamped or values.null_count:
+        stamps_us = np.array([m.timestamp()[1] for m in messages], np.int64) * 1000
+    keys = pa.array([m.key() for m in messages], pa.binary())
+    return Fetched(np.array([m.offset() for m in messages], np.int64), stamps_us, keys, values)
 
 
 def _empty(topic: str, partition: int, next_offset: int, schema: TableSchema) -> LogBatch:
