@@ -70,13 +70,18 @@ def _allow_all(bootstrap: str, user: str) -> None:
     allow(bootstrap, user, kinds)
 
 
-def allow(bootstrap: str, user: str, kinds: tuple[tuple[ResourceType, str], ...]) -> None:
-    """Give a user every right to these resources."""
+def allow(
+    bootstrap: str,
+    user: str,
+    kinds: tuple[tuple[ResourceType, str], ...],
+    right: AclOperation = AclOperation.ALL,
+) -> None:
+    """Give a user a right, or every one, to these resources."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     bindings = [
         AclBinding(
             kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*",
-            AclOperation.ALL, AclPermissionType.ALLOW,
+            right, AclPermissionType.ALLOW,
         )
         for kind, name in kinds
     ]  # fmt: skip

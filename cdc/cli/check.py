@@ -12,6 +12,7 @@ from cdc.cli.context import opened_source
 from cdc.cli.output import MARKS, emit
 from cdc.config import Config
 from cdc.errors import CdcError, mask_url
+from cdc.log.check import check_log
 from cdc.schema import TableSchema
 from cdc.source import Finding
 
@@ -34,11 +35,13 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def find_all(config: Config) -> list[Finding]:
-    """Sources, then views over the tables that were found, then sinks over the views' schemas."""
+    """The log, for the tables that the sources have; sources, then views over those tables, then
+    sinks over the views' schemas."""
     findings: list[Finding] = []
     tables: dict[str, TableSchema] = {}
     for name in config.sources:
         findings += _check_source(config, name, tables)
+    of_log = check_log(config, tables)
     complete = not any(finding.severity == "error" for finding in findings)
     schemas: dict[str, TableSchema] = dict(tables)
     if config.views:
@@ -50,7 +53,7 @@ def find_all(config: Config) -> list[Finding]:
             findings += parts.sinks().check(config, name, schemas)
     elif config.sinks:
         findings.append(_not_checked("sinks"))
-    return findings
+    return [*of_log, *findings]
 
 
 def _check_source(config: Config, name: str, tables: dict[str, TableSchema]) -> list[Finding]:
