@@ -126,7 +126,7 @@ class RegistryIds:
                 if error.error_code in _NOT_THERE:
                     return
                 continue
-            if not answer["is_compatible"]:
+            if answer.get("is_compatible") is False:
                 raise self._incompatible(subject, schema, answer.get("messages") or [])
             return
 
@@ -160,9 +160,13 @@ class RegistryIds:
         return str(common or "the registry's"), "the registry"
 
     def _unless_missing(self, request: Callable[[], T], what: str) -> T | None:
+        """None when the registry says that it has no such thing: with a code of its own, as
+        40401. Without one it is the path that does not exist."""
         try:
             return self._ask(request, what, passing=(404,))
-        except SchemaRegistryError:
+        except SchemaRegistryError as error:
+            if (error.error_code or 0) // 100 != 404:
+                raise self._refused(error, what) from error
             return None
 
     def _ask(self, request: Callable[[], T], what: str, passing: Sequence[int] = ()) -> T:
@@ -203,7 +207,7 @@ class RegistryIds:
         if status in (401, 403):
             hint = "see log.registry_config (basic.auth.user.info), and our rights in the registry"
         elif status == 404:
-            hint = "was the record written with another registry? see log.schema_registry"
+            hint = "see log.schema_registry: another registry's records, or another path?"
         said = mask_url(str(error.error_message))
         return LogError(
             f"the schema registry refuses: {said} (HTTP {status})",

@@ -289,8 +289,9 @@ def test_a_check_of_the_registry(own_registry: Registry, guarded: Proxy, subject
     assert check_registry(own_registry.url, {}, [subject]) is None
     refused = check_registry(f"{guarded.url}/apis/ccompat/v7", {}, [subject])
     assert refused is not None and "HTTP 401" in str(refused)
-    path_missing = check_registry(own_registry.url.removesuffix("/apis/ccompat/v7"), {})
-    assert path_missing is not None
+    for subjects in ([], [subject]):
+        path_missing = check_registry(f"{own_registry.url}/v7", {}, subjects)
+        assert path_missing is not None and "log.schema_registry" in str(path_missing)
     began = time.monotonic()
     away = check_registry(f"http://127.0.0.1:{free_port()}", {})
     assert away is not None and "does not answer" in str(away)
