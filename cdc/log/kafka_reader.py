@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import Message
 
+from cdc.ahead import ahead
 from cdc.changes import ChangeBatch, concat_rows
 from cdc.errors import LogError
 from cdc.frontiers import Frontier
@@ -126,7 +127,8 @@ class KafkaReader:
         held: LogBatch | None = None
         fetched = self._fetcher.fetch(topic, partition, start, end)
         # An envelope has its own time; a plain row's is its record's.
-        for records in _chunks(fetched, min(max_rows, DECODE_ROWS), stamped=entry.is_view):
+        pieces = _chunks(fetched, min(max_rows, DECODE_ROWS), stamped=entry.is_view)
+        for records in ahead(pieces) if end - start > DECODE_ROWS else pieces:
             for part in decoded(entry, partition, records, self._ids.schema):
                 if held is not None:
                     yield held
