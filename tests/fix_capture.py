@@ -14,9 +14,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -30,11 +30,12 @@ from cdc.keys import encode_keys
 from cdc.latest import latest_per_key
 from cdc.log.api import Log
 from cdc.log.open import open_log
-from cdc.positions import Lsn
+from cdc.positions import Lsn, NativePosition
 from cdc.postgres.catalog import read_named
 from cdc.postgres.connection import connect
 from cdc.postgres.snapshot_worker import CopyTable, Range, copy_rows
 from cdc.postgres.source import PostgresSource
+from cdc.source import Source
 
 SOURCE = "shop"
 DEADLINE_S = 120.0
@@ -42,13 +43,15 @@ DEADLINE_S = 120.0
 
 @dataclass
 class Capture:
-    """A database at `url`, and the log into which it is captured."""
+    """A database at `url`, and the log into which it is captured (an embedded one in `folder`
+    unless `into` says otherwise)."""
 
     url: str
     folder: Path
     tables: tuple[str, ...] = ("public.*",)
     snapshot: Any = "initial"
     max_log_transaction_bytes: int = 64 * 2**20
+    into: LogConfig | None = None
 
     @property
     def config(self) -> SourceConfig:
@@ -68,7 +71,7 @@ class Capture:
 
     @property
     def log(self) -> Log:
-        return open_log(LogConfig("embedded", self.folder / "log"))
+        return open_log(self.into or LogConfig("embedded", self.folder / "log"))
 
     def source(self) -> PostgresSource:
         return PostgresSource(self.config, self.folder / "state")
@@ -85,9 +88,9 @@ class Capture:
                 connection.execute(statement.encode())
 
     @contextmanager
-    def running(self) -> Iterator[_InThread]:
+    def running(self) -> Iterator[AgentThread]:
         """An agent on a thread; leaving the block stops it, and raises its error."""
-        agent = _InThread(self)
+        agent = AgentThread(self)
         try:
             yield agent
         finally:
@@ -108,7 +111,7 @@ class Capture:
         finally:
             reader.close()
 
-    def wait_for(self, position: Lsn, alive: Any = None) -> Frontier:
+    def wait_for(self, position: NativePosition, alive: Any = None) -> Frontier:
         """The first frontier at or after `position`."""
         reader = self.log.reader()
         until = time.monotonic() + DEADLINE_S
@@ -126,14 +129,18 @@ class Capture:
 
     def batches(self, table: str) -> list[ChangeBatch]:
         """All changes of a table's topic, beyond the frontier too."""
+        return [batch for batches in self._by_partition(table) for batch in batches]
+
+    def _by_partition(self, table: str) -> list[list[ChangeBatch]]:
         reader = self.log.reader()
         topic = f"{SOURCE}.{table}"
-        found = []
-        for partition, end in enumerate(reader.end_offsets(topic)):
-            found += [b.changes for b in reader.read(topic, partition, 0, end)]
         schema = reader.schema(topic)
+        found = [
+            [b.changes.conformed(schema) for b in reader.read(topic, partition, 0, end)]
+            for partition, end in enumerate(reader.end_offsets(topic))
+        ]
         reader.close()
-        return [b.conformed(schema) for b in found]
+        return found
 
     def live(self, table: str) -> pa.RecordBatch:
         """The topic's live rows, by key."""
@@ -162,16 +169,16 @@ class Capture:
             assert not _differences(live, selected), f"{table}:\n{_differences(live, selected)}"
 
     def assert_history(self, *tables: str) -> None:
-        """No duplicate, no gap: positions grow within a topic, none occurs twice, and every
+        """No duplicate, no gap: positions grow within a partition, none occurs twice, and every
         transaction number up to the newest is there."""
         numbers = []
         for table in tables:
-            changes = self.batches(table)
-            seq = np.concatenate([c.txn_seq for c in changes] or [np.empty(0, np.int64)])
-            ordinal = np.concatenate([c.ordinal for c in changes] or [np.empty(0, np.int64)])
-            places = seq * 2**32 + ordinal
-            assert (np.diff(places) > 0).all(), table
-            numbers.append(places)
+            for changes in self._by_partition(table):
+                seq = np.concatenate([c.txn_seq for c in changes] or [np.empty(0, np.int64)])
+                ordinal = np.concatenate([c.ordinal for c in changes] or [np.empty(0, np.int64)])
+                places = seq * 2**32 + ordinal
+                assert (np.diff(places) > 0).all(), table
+                numbers.append(places)
         together = np.concatenate(numbers)
         assert len(np.unique(together)) == len(together)
         found = np.unique(together >> 32)
@@ -187,6 +194,7 @@ class Capture:
             "folder": str(self.folder),
             "tables": self.tables,
             "max_log_transaction_bytes": self.max_log_transaction_bytes,
+            "into": None if self.into is None else _told(self.into),
             **changed,
         }
         return subprocess.Popen(
@@ -211,8 +219,28 @@ class Capture:
         return errors
 
 
-class _InThread:
-    def __init__(self, capture: Capture) -> None:
+class Captured(Protocol):
+    """What a test captures, from whatever kind of source."""
+
+    @property
+    def config(self) -> SourceConfig: ...
+
+    @property
+    def log(self) -> Log: ...
+
+    def source(self) -> Source: ...
+
+    def barrier(self) -> NativePosition:
+        """A position at or after everything that was committed before the call."""
+        ...
+
+    def wait_for(self, position: NativePosition, alive: Any = None) -> Frontier: ...
+
+
+class AgentThread:
+    """A capture agent on a thread."""
+
+    def __init__(self, capture: Captured) -> None:
         self.facts: dict[str, object] = {}
         self.error: BaseException | None = None
         self._capture, self._stop = capture, threading.Event()
@@ -251,6 +279,11 @@ class _InThread:
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
         self._alive()
+
+
+def _told(log: LogConfig) -> dict[str, Any]:
+    """A log's settings, for another process."""
+    return {**asdict(log), "path": str(log.path)}
 
 
 def _by_key(key: tuple[str, ...], rows: pa.RecordBatch) -> pa.RecordBatch:

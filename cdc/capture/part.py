@@ -6,14 +6,32 @@ from collections.abc import Callable
 
 from cdc.capture.agent import Report, run_capture
 from cdc.config import Config
+from cdc.errors import ConfigError
 from cdc.log.api import Log
-from cdc.postgres.source import PostgresSource
+from cdc.postgres.source import PostgresSource, Progress
 from cdc.source import Source
 
 
-def make_source(config: Config, name: str) -> Source:
-    """The source of that name; nothing is connected before it is used."""
-    return PostgresSource(config.sources[name], config.state.path)
+def _silent(**facts: object) -> None:
+    """Progress that nobody looks at."""
+
+
+def make_source(config: Config, name: str, progress: Progress = _silent) -> Source:
+    """The source of that name; nothing is connected before it is used. Raises ConfigError when
+    what it needs is not installed."""
+    source = config.sources[name]
+    if source.type == "postgres":
+        return PostgresSource(source, config.state.path, progress)
+    try:
+        # reason: an extra, which not everybody has installed
+        from cdc.topics.source import TopicsSource  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            f"source '{name}' reads topics, but the Kafka client is not installed",
+            where=str(source.place),
+            hint="pip install 'cdc-views[kafka]'",
+        ) from error
+    return TopicsSource(source, f"{config.log.topic_prefix}{name}", progress)
 
 
 def run_source(
@@ -21,5 +39,5 @@ def run_source(
 ) -> None:
     """Capture a source until `stop()`, or until its snapshot is complete (`snapshot: only`).
     Raises SourceError, Fenced and other LogErrors, BadData."""
-    source = PostgresSource(config.sources[name], config.state.path, report)
+    source = make_source(config, name, report)
     run_capture(source, log, config.sources[name], stop, report, config.log.partitions)

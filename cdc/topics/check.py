@@ -1,0 +1,43 @@
+"""What `cdc check` says of a source of topics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cdc.errors import CdcError
+from cdc.schema import TableSchema
+from cdc.source import Finding
+from cdc.topics.brokers import TopicsBroker
+
+
+def check_topics(
+    broker: TopicsBroker, tables: Callable[[], Mapping[str, TableSchema]]
+) -> list[Finding]:
+    """One finding for the brokers, one for each topic, and one for each that forgets records."""
+    try:
+        cluster = broker.cluster()
+        topics = broker.topics()
+        found = tables()
+        policies = broker.policies(list(topics))
+    except CdcError as error:
+        return [Finding("error", error.where or broker.name, error.what, error.hint)]
+    answers = f"the brokers of cluster {cluster} answer; unfenced: cuts are per poll"
+    findings = [Finding("ok", broker.name, answers)]
+    for topic, table in topics.items():
+        findings.append(Finding("ok", topic, _described(found[table])))
+        if "delete" in policies[topic].split(","):
+            findings.append(
+                Finding(
+                    "warning",
+                    topic,
+                    f"cleanup.policy={policies[topic]}: the broker forgets records by age, so that "
+                    "a source that begins anew sees only the rows that changed since",
+                    f"kafka-configs.sh --alter --topic {topic} --add-config cleanup.policy=compact",
+                )
+            )
+    return findings
+
+
+def _described(table: TableSchema) -> str:
+    count = len(table.columns)
+    return f"table {table.name}, {count} columns, key {', '.join(table.key)}"
