@@ -43,8 +43,9 @@ from cdc.log.kafka_fit import (
     summary,
     tool,
 )
-from cdc.log.kafka_names import Names, Role, registry_host, without_secrets
+from cdc.log.kafka_names import Names, Role
 from cdc.log.kafka_pinned import check_pinned
+from cdc.log.kafka_secrets import registry_host, without_secrets
 from cdc.source import Finding
 
 PATIENCE_S = 10.0
@@ -53,13 +54,12 @@ REFUSED_PATIENCE_S = 3.0
 REQUEST_TIMEOUT_S = 15.0
 _HOPELESS = (KafkaError._AUTHENTICATION, KafkaError._SSL)
 _TELLING = (
-    *_HOPELESS, KafkaError._RESOLVE, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT,
+    *_HOPELESS, KafkaError._RESOLVE, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN,
 )  # fmt: skip
 _LOGIN = "see security.protocol, sasl.mechanism, sasl.username and sasl.password in log.config"
 _REMEDIES = {
     KafkaError._AUTHENTICATION: _LOGIN,
     KafkaError._SSL: "see security.protocol and ssl.ca.location in log.config",
-    KafkaError._INVALID_ARG: "see librdkafka's CONFIGURATION.md for its settings",
 }
 _FORBIDDEN = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 
@@ -70,7 +70,7 @@ def check_log(config: Config, tables: Collection[str] = ()) -> list[Finding]:
     findings: list[Finding] = []
     log = config.log
     try:
-        for finding in _findings(config, Names(config, tuple(tables))):
+        for finding in _findings(Names(config, tuple(tables))):
             findings.append(finding)
     except KafkaException as error:
         findings.append(_refusal(error.args[0], log))
@@ -80,8 +80,9 @@ def check_log(config: Config, tables: Collection[str] = ()) -> list[Finding]:
     return findings
 
 
-def _findings(config: Config, names: Names) -> Iterator[Finding]:
-    log = config.log
+def _findings(names: Names) -> Iterator[Finding]:
+    log = names.config.log
+    broker = Broker(log)
     heard: list[KafkaError] = []
     admin = AdminClient(
         {
@@ -96,7 +97,6 @@ def _findings(config: Config, names: Names) -> Iterator[Finding]:
     missing = [name for name in names.certain() if log.topic_prefix + name not in roles]
     topics, cluster = _facts(admin, metadata, roles)
     yield from check_cluster(cluster, log, makes_topics=bool(missing))
-    broker = Broker(log)
     compacted = broker.compacted()
     yield summary(topics, [log.topic_prefix + name for name in missing])
     for topic in topics:
@@ -139,8 +139,7 @@ def _refusal(error: KafkaError, log: LogConfig) -> Finding:
         "start the brokers or correct log.bootstrap_servers; one that expects TLS or SASL hangs up "
         "on everybody else: " + _LOGIN,
     )
-    where = "log.config" if error.code() == KafkaError._INVALID_ARG else "log"
-    return Finding("error", where, without_secrets(f"Kafka: {error.str()}", log), hint)
+    return Finding("error", "log", without_secrets(f"Kafka: {error.str()}", log), hint)
 
 
 def _roles(metadata: ClusterMetadata, names: Names, prefix: str) -> dict[str, Role]:

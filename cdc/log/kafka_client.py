@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import (
@@ -22,6 +23,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 
 from cdc.config import LogConfig
 from cdc.errors import Fenced, LogError, mask_url
+from cdc.log.kafka_secrets import refused_settings
 
 REQUEST_TIMEOUT_S = 30.0
 RETRY_EVERY_S = 0.05
@@ -37,6 +39,7 @@ _NOT_YET = (
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError._NOENT,  # "No leaders found"
 )
+_NEVER_MS = 2**53
 _NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
 
@@ -61,8 +64,17 @@ _FETCH_MESSAGES = 3_000
 _POLL_S = 0.05
 
 
+@dataclass(frozen=True)
+class Kept:
+    """How long a topic keeps records that newer ones superseded, and then their tombstones."""
+
+    lag_us: int
+    tombstones_us: int
+
+
 class Broker:
-    """What a log, its producers and its readers share. Topic names inside are without prefix."""
+    """What a log, its producers and its readers share. Topic names inside are without prefix.
+    Raises ConfigError for settings that librdkafka does not take."""
 
     def __init__(self, config: LogConfig) -> None:
         self.config = config
@@ -71,7 +83,10 @@ class Broker:
             "log_level": 0,
             **config.config,
         }
-        self.admin = AdminClient(self._common)
+        try:
+            self.admin = AdminClient(self._common)
+        except KafkaException as error:
+            raise refused_settings(error, config) from error
 
     def name(self, topic: str) -> str:
         return self.config.topic_prefix + topic
@@ -162,11 +177,23 @@ class Broker:
 
     def record_bytes_max(self, topic: str) -> int:
         """The largest record, with all that is sent around it, that client and topic let pass."""
+        found = self._settings(topic)["max.message.bytes"]
+        return min(int(found), int(self._common.get("message.max.bytes", MESSAGE_BYTES_MAX)))
+
+    def kept(self, topic: str) -> Kept:
+        """What the topic's settings promise, whatever the configuration says."""
+        found = self._settings(topic)
+        if "compact" not in found["cleanup.policy"]:
+            return Kept(_NEVER_MS * 1000, _NEVER_MS * 1000)
+        lag_ms, tombstones_ms = found["min.compaction.lag.ms"], found["delete.retention.ms"]
+        return Kept(int(lag_ms) * 1000, int(tombstones_ms) * 1000)
+
+    def _settings(self, topic: str) -> dict[str, str]:
         resource = ConfigResource(ConfigResource.Type.TOPIC, self.name(topic))
         futures = self.admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
         with kafka_errors(topic):
-            found = futures[resource].result()["max.message.bytes"].value
-        return min(int(found), int(self._common.get("message.max.bytes", MESSAGE_BYTES_MAX)))
+            found = futures[resource].result()
+        return {name: entry.value for name, entry in found.items()}
 
     def delete(self, topics: Sequence[str]) -> None:
         """Delete topics, and wait until the broker has forgotten them."""

@@ -1,5 +1,4 @@
-"""The names on a broker that a configuration stands for: topics and what they are for, groups;
-and messages about them without the secrets that it holds."""
+"""The names on a broker that a configuration stands for: topics and what they are for, groups."""
 
 from __future__ import annotations
 
@@ -7,14 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from cdc.config import Config, LogConfig
+from cdc.config import Config
 from cdc.config_kafka import captures, known_tables
-from cdc.errors import mask_url
 from cdc.log.kafka_client import LETTERS, SCHEMAS
 
 Role = Literal["table", "view", "frontier", "transactions", "schemas", "letters"]
-_SECRET = re.compile(r"(?i)passw|secret|\bkey|token|oauth|jaas|pem\b|user\.info|credential")
-_REST_OF_VALUE = re.compile(r"(?i)(beginning at:?\s*).*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -60,17 +56,3 @@ class Names:
         return sorted(
             {*self.config.sinks, *(f"view.{v.group}" for v in self.config.views.values())}
         )
-
-
-def without_secrets(text: str, log: LogConfig) -> str:
-    """`text` less what `config` and the registry's settings hold in secret."""
-    settings = {**log.config, **log.registry_config}
-    secrets = [value for name, value in settings.items() if value and _SECRET.search(name)]
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return _REST_OF_VALUE.sub(r"\1***", mask_url(text))
-
-
-def registry_host(url: str) -> str:
-    """A registry's URL without user and password."""
-    return re.sub(r"//[^/@]*@", "//", url)

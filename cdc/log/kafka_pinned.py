@@ -17,8 +17,8 @@ from cdc.config import LogConfig
 from cdc.errors import CdcError
 from cdc.log.kafka_client import Broker
 from cdc.log.kafka_fit import TopicFacts, listed, tool
-from cdc.log.kafka_names import registry_host, without_secrets
 from cdc.log.kafka_records import TopicEntry, TopicForm, writers
+from cdc.log.kafka_secrets import registry_host, without_secrets
 from cdc.log.kafka_tables import Tables
 from cdc.log.open_ids import open_ids
 from cdc.log.schema_topic import SchemaTopic

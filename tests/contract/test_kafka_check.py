@@ -363,6 +363,47 @@ def test_the_command_line_tells_it_and_says_no(config: Config, tmp_path: Path) -
     assert f"topic {full}" in [line["where"] for line in found if line["severity"] == "error"]
 
 
+def test_no_command_shows_a_secret(kafka_bootstrap: str, tmp_path: Path) -> None:
+    """The broker asks for no password: librdkafka has these settings, and does not use them."""
+    secrets = {"sasl.password": "s3cret-1", "ssl.key.password": "s3cret-2"}
+    config = configured(
+        tmp_path,
+        kafka_bootstrap,
+        config=secrets,
+        schema_registry=f"http://u:s3cret-3@127.0.0.1:{free_port()}",
+        schema_registry_config={"ssl.key.password": "s3cret-4"},
+    )
+    assert "s3cret" not in repr(config)
+    command = [sys.executable, "-m", "cdc", "-f", str(tmp_path / "connectors.yaml")]
+    for arguments in (["check"], ["status"], ["status", "--json"], ["log", "shop.orders"]):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        assert "s3cret" not in done.stdout + done.stderr
+        assert "defect" not in done.stderr
+
+
+def test_settings_that_librdkafka_does_not_take_are_a_mistake_of_the_file(
+    kafka_bootstrap: str, tmp_path: Path
+) -> None:
+    secrets = {"sasl.password": "s3cret", "security.protcol": "SSL"}
+    configured(tmp_path, kafka_bootstrap, config=secrets)
+    command = [sys.executable, "-m", "cdc", "-f", str(tmp_path / "connectors.yaml"), "status"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert 'log.config: No such configuration property: "security.protcol"' in done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+def test_what_librdkafka_quotes_of_a_secret(kafka_bootstrap: str, tmp_path: Path) -> None:
+    login = {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "OAUTHBEARER",
+        "enable.sasl.oauthbearer.unsecure.jwt": "true",
+        "sasl.oauthbearer.config": "principal=cdc s3cret x=y",
+    }
+    found = only(check_log(configured(tmp_path, kafka_bootstrap, config=login)))
+    assert found.what.endswith("beginning at: ***")
+
+
 def client(security: Security, user: str, **other: str) -> dict[str, str]:
     """librdkafka's settings for a user of the broker with passwords."""
     return {
