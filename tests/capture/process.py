@@ -9,17 +9,21 @@ import threading
 from pathlib import Path
 
 from cdc.capture.agent import run_capture
+from cdc.config import LogConfig
+from cdc.config import LogConfig
 from cdc.errors import CdcError
 from tests.fix_capture import Capture
 
 
 def main() -> int:
     settings = json.loads(sys.argv[1])
+    into = settings["into"]
     capture = Capture(
         settings["url"],
         Path(settings["folder"]),
         tuple(settings["tables"]),
         max_log_transaction_bytes=settings["max_log_transaction_bytes"],
+        into=into and LogConfig(**{**into, "path": Path(into["path"])}),
     )
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
