@@ -24,7 +24,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from tests.services.kafka import QUICK_RESTART, Broker, Security, make_security, start_kafka
+from tests.services.kafka import Broker, Security, make_security, start_kafka
 
 PASSWORDS = {"cdc": "s3cret-of-cdc", "guest": "s3cret-of-guest"}
 
@@ -32,7 +32,7 @@ PASSWORDS = {"cdc": "s3cret-of-cdc", "guest": "s3cret-of-guest"}
 @pytest.fixture(scope="module")
 def module_kafka() -> Iterator[Broker]:
     with _folder() as folder:
-        broker = start_kafka(folder, QUICK_RESTART)
+        broker = start_kafka(folder, quick=True)
         yield broker
         broker.stop()
 
@@ -54,7 +54,7 @@ def security() -> Iterator[Security]:
 @pytest.fixture(scope="module")
 def secure_kafka(security: Security) -> Iterator[Broker]:
     with _folder() as folder:
-        broker = start_kafka(folder, security=security)
+        broker = start_kafka(folder, security=security, quick=True)
         _allow_all(broker.internal, "cdc")
         yield broker
         broker.stop()

@@ -34,8 +34,9 @@ VERSION = "4.3.1"
 HEAP = "512m"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
-QUICK_RESTART = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "300"}
+QUICK_SETTINGS = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "300"}
 """The controller lets a killed broker in again once the dead one's session has ended."""
+QUICK_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 ADMIN = "ANONYMOUS"
 """Whoever comes through the listener without TLS: the broker itself, and tests that set it up."""
 
@@ -83,6 +84,7 @@ class Broker:
     folder: Path
     bootstrap: str
     internal: str
+    jvm: Sequence[str] = ()
     process: ServerProcess = field(init=False)
 
     def start(self) -> None:
@@ -90,7 +92,7 @@ class Broker:
         log = self.folder / "kafka.log"
         seen = log.stat().st_size if log.exists() else 0
         self.process = start_process(
-            [*_java(self.folder), f"-Xms{HEAP}", f"-Xmx{HEAP}", "kafka.Kafka", _file(self.folder)],
+            [*_java(self.folder), *self.jvm, f"-Xmx{HEAP}", "kafka.Kafka", _file(self.folder)],
             log=log,
         )
 
@@ -129,21 +131,28 @@ class Broker:
 
 
 def start_kafka(
-    folder: Path, settings: Mapping[str, str] | None = None, security: Security | None = None
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    security: Security | None = None,
+    quick: bool = False,
 ) -> Broker:
     """Start an empty broker that keeps everything under `folder`; `settings` are added to
-    server.properties. Raises ServerFailed."""
+    server.properties. A `quick` one starts sooner, again too, and is slower afterwards. Raises
+    ServerFailed."""
     port, internal, controller = free_port(), free_port(), free_port()
     found = _properties(folder, port, controller)
     if security is not None:
         found |= _secured(port, internal, controller, security)
+    if quick:
+        found |= QUICK_SETTINGS
     found |= settings or {}
     text = "".join(f"{name}={value}\n" for name, value in found.items())
     Path(_file(folder)).write_text(text)
     (folder / "log4j2.properties").write_text(_LOGGING)
     _format(folder, security.passwords if security else {})
     inside = internal if security is not None else port
-    broker = Broker(folder, f"127.0.0.1:{port}", f"127.0.0.1:{inside}")
+    jvm = QUICK_JVM if quick else (f"-Xms{HEAP}",)
+    broker = Broker(folder, f"127.0.0.1:{port}", f"127.0.0.1:{inside}", jvm)
     broker.start()
     return broker
 
@@ -160,7 +169,7 @@ def _java(folder: Path) -> list[str]:
 
 def _format(folder: Path, passwords: Mapping[str, str]) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    tool = ["-Xmx128m", "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}"]
+    tool = [*QUICK_JVM, "-Xmx128m", "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}"]
     users = [f"SCRAM-SHA-512=[name={n},password={p}]" for n, p in passwords.items()]
     _run([*_java(folder), *tool, "-c", _file(folder), *(f"--add-scram={user}" for user in users)])
 
