@@ -79,7 +79,7 @@ class TableRules:
 class TopicsConfig:
     """Where a source of type `topics` reads: a broker's topics in Debezium's format.
 
-    columns   per topic, for JSON without schemas: its columns' SQL types
+    columns   per topic, SQL types: all columns' for JSON without schemas, else those to be changed
     keys      per topic, where the records have no keys, or not those that are wanted
     """
 

@@ -29,6 +29,8 @@ from cdc.config import (
     TopicsConfig,
 )
 from cdc.config_yaml import Section, nearest
+from cdc.errors import ConfigError
+from cdc.topics.sql_types import column_declared
 
 LOG_KEYS = (
     *("bootstrap_servers", "partitions", "replication_factor", "topic_prefix", "config"),
@@ -144,42 +146,36 @@ def _topics(section: Section, tables: tuple[str, ...], log: LogConfig) -> Topics
         registry_config=registry_config if registry else {},
         decimal_handling_mode=_of(section, "decimal_handling_mode", Decimals, "precise"),
         time_precision_mode=_of(section, "time_precision_mode", Times, "adaptive"),
-        columns=_columns(section, tables, form),
+        columns=_columns(section, tables),
         keys=_keys(section, tables),
     )
 
 
-def _columns(
-    section: Section, topics: tuple[str, ...], form: Format
-) -> Mapping[str, Mapping[str, str]]:
-    _belongs(section, "columns", form, "json", "Avro's schemas name the columns and their types")
+def _columns(section: Section, topics: tuple[str, ...]) -> Mapping[str, Mapping[str, str]]:
     outer = section.section("columns")
     _check_named(outer, topics, "columns")
     found = {}
     for topic in outer.names:
         inner = outer.section(topic, f"`columns` of {topic}")
         found[topic] = {name: inner.text(name) for name in inner.names}
+        for name, text in found[topic].items():
+            _check_type(inner, name, text)
         if outer.is_mapping(topic) and not inner.names:
             outer.note(topic, f"`columns` of {topic} names no column", "write {id: bigint, ...}")
     return found
 
 
+def _check_type(section: Section, column: str, text: str) -> None:
+    try:
+        column_declared(column, text)
+    except ConfigError as error:
+        section.note(column, error.what, error.hint)
+
+
 def _keys(section: Section, topics: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
     outer = section.section("keys")
     _check_named(outer, topics, "keys")
-    columns = section.section("columns")
-    found = {}
-    for topic in outer.names:
-        found[topic] = outer.texts(topic, single=True)
-        known = columns.section(topic).names if topic in columns else []
-        for index, column in enumerate(found[topic]):
-            if known and column and column not in known:
-                place = outer.place_of(topic)
-                if not outer.is_text(topic):
-                    place = outer.item_place(topic, index)
-                hint = nearest(column, known) or f"there are: {', '.join(known)}"
-                outer.problems.note(place, f"`columns` of {topic} has no '{column}'", hint)
-    return found
+    return {topic: outer.texts(topic, single=True) for topic in outer.names}
 
 
 def _check_named(section: Section, topics: tuple[str, ...], key: str) -> None:

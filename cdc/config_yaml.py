@@ -262,9 +262,9 @@ class Section:
     def _item(self, key: str, node: yaml.Node) -> str:
         if isinstance(node, yaml.ScalarNode) and node.tag not in _NOT_TEXT and node.value.strip():
             return self._filled(node)
-        self.problems.note(
-            self.problems.place(node), f"an entry of {key} must be text, not {_kind(node)}"
-        )
+        empty = isinstance(node, yaml.ScalarNode) and node.tag not in _NOT_TEXT
+        wrong = "must not be empty" if empty else f"must be text, not {_kind(node)}"
+        self.problems.note(self.problems.place(node), f"an entry of {key} {wrong}")
         return ""
 
     def strings(self, key: str) -> dict[str, str]:

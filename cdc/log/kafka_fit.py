@@ -3,7 +3,8 @@
 What a topic must have, and why:
 
     cleanup.policy           compact: `delete` forgets rows, and with the frontier's records the
-                             place to go on from (SEMANTICS 4); dead letters have no keys: delete
+                             place to go on from (SEMANTICS 4). delete for dead letters, which have
+                             no keys, and for BEGIN and END of a transaction, which share theirs
     min.compaction.lag.ms    at least `log.min_compaction_lag_s`: for so long a cut stays exact
     delete.retention.ms      at least `log.tombstone_retention_s`: for so long a reader that was
                              away still sees deletes (SEMANTICS 15)
@@ -63,10 +64,8 @@ class ClusterFacts:
 
 def settings_wanted(role: Role, compacted: Mapping[str, str]) -> Mapping[str, str]:
     """What topics of a role are made with; `compacted` for tables, views and frontiers."""
-    if role == "letters":
+    if role in ("letters", "transactions"):
         return {"cleanup.policy": "delete"}
-    if role == "transactions":
-        return {}
     return {"cleanup.policy": "compact"} if role == "schemas" else compacted
 
 

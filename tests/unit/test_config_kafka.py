@@ -298,12 +298,6 @@ TOPICS_MISTAKES = {
         "5:14: source 'inv' would read 'inv.public.t', which it writes itself\n"
         "  -> give the source another name",
     ),
-    "columns with avro": (
-        with_topics(*TOPICS, "columns: {dbz.public.orders: {id: bigint}}"),
-        "7:5: `columns` belongs to format json, and this one is avro\n"
-        "  -> Avro's schemas name the columns and their types: leave it out, or set "
-        "`format: json`",
-    ),
     "columns of another topic": (
         with_topics(*TOPICS, "format: json", "columns: {dbz.public.order: {id: bigint}}"),
         "8:15: `columns`: no topic 'dbz.public.order' is read\n"
@@ -313,19 +307,14 @@ TOPICS_MISTAKES = {
         with_topics(*TOPICS, "format: json", "columns: {dbz.public.orders: [id]}"),
         "8:34: `columns` of dbz.public.orders must be a mapping, not a list",
     ),
-    "keys that are no columns": (
-        with_topics(
-            *(*TOPICS, "format: json", "columns: {dbz.public.orders: {id: bigint, line: int}}"),
-            "keys: {dbz.public.orders: [id, lin]}",
-        ),
-        "9:36: `columns` of dbz.public.orders has no 'lin'\n  -> did you mean 'line'?",
+    "a column without a type": (
+        with_topics(*TOPICS, "columns: {dbz.public.orders: {id: bigint(3), n: 'numeric(12,2)'}}"),
+        "7:39: 'bigint(3)' is not a type\n  -> write it as Postgres does: bigint, numeric(12,2), "
+        "text, timestamp with time zone, integer[]",
     ),
-    "a key that is no column": (
-        with_topics(
-            *(*TOPICS, "format: json", "columns: {dbz.public.orders: {id: bigint}}"),
-            "keys: {dbz.public.orders: x}",
-        ),
-        "9:31: `columns` of dbz.public.orders has no 'x'\n  -> there are: id",
+    "a key of nothing": (
+        with_topics(*TOPICS, "keys: {dbz.public.orders: [id, '']}"),
+        "7:36: an entry of dbz.public.orders must not be empty",
     ),
     "a sink's table": (
         with_topics(
