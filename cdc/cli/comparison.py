@@ -23,7 +23,6 @@ from cdc.keys import row_keys
 from cdc.latest import latest_per_key
 from cdc.log.api import Reader
 from cdc.positions import NativePosition
-from cdc.postgres.select import ReadAt
 from cdc.schema import TableSchema
 
 READS_MAX = 10
@@ -38,8 +37,9 @@ class Verdict:
     """How one comparison ended.
 
     what        `sink`: an input of the sink was compared; `topic`: a table's topic
-    against     `source`: with the source's own SELECT; `log`: recomputed from the tables' topics
+    against     `source`: with the source's own rows; `log`: recomputed from the tables' topics
     unsettled   keys left out because they changed while the store was read
+    fenced      whether the source's cuts are whole transactions
     """
 
     input: str
@@ -48,6 +48,7 @@ class Verdict:
     unsettled: int
     what: Literal["sink", "topic"] = "sink"
     against: Literal["source", "log"] = "source"
+    fenced: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,29 +162,18 @@ def rows_at(
     reader: Reader,
     topic: str,
     source: str,
-    read: ReadAt,
-    query: str,
+    position: NativePosition,
+    rows: Iterable[pa.RecordBatch],
     schema: TableSchema,
     end: Ends,
 ) -> list[pa.RecordBatch]:
-    """What the topic's rows should be below `end`: those that the source's own `query` gives at
-    the position of `read`, but for keys that the topic names behind it."""
-    start = offsets_at(reader, topic, source, read.position)
+    """What the topic's rows should be below `end`: the `rows` that the source itself has at
+    `position`, but for keys that the topic names behind it."""
+    start = offsets_at(reader, topic, source, position)
     later, keys = newest_rows(changes_between(reader, topic, start, end), schema)
-    return [*without(read.rows(query, schema), schema, keys), *later]
-
-
-def select_all(schema: TableSchema) -> str:
-    """The rows of a table as it is captured: without those of tables that inherit from it."""
-    columns = ", ".join(_quoted(column.name) for column in schema.columns)
-    table = ".".join(_quoted(part) for part in schema.name.split(".", 1))
-    return f"SELECT {columns} FROM ONLY {table}"
+    return [*without(rows, schema, keys), *later]
 
 
 def floats(schema: TableSchema) -> list[str]:
     """The columns of a view that two computations may give in slightly different values."""
     return [column.name for column in schema.columns if column.type in _FLOATS]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

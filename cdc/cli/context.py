@@ -18,6 +18,7 @@ from cdc.log.open import open_log
 from cdc.schema import TableSchema
 from cdc.source import Source
 
+UNFENCED = "unfenced: its cuts are polls of topics, not transactions"
 Kind = Literal["source", "view", "sink"]
 Tables = Mapping[str, TableSchema]
 
@@ -40,6 +41,11 @@ def opened_log(config: Config) -> Iterator[tuple[Log, Reader]]:
 def opened_source(config: Config, name: str) -> Iterator[Source]:
     with closing(make_source(config, name)) as source:
         yield source
+
+
+def fenced(config: Config, sources: Iterable[str]) -> bool:
+    """Whether what these sources give is cut between transactions."""
+    return all(config.sources[name].type != "topics" for name in sources)
 
 
 def find(config: Config, name: str) -> tuple[Kind, str]:

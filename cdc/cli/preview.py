@@ -7,6 +7,7 @@ import argparse
 from cdc.cli import parts
 from cdc.cli.context import known_tables
 from cdc.cli.output import emit, print_aligned, print_rows
+from cdc.cli.source_reads import can_select
 from cdc.config import Config
 from cdc.errors import Unsupported
 from cdc.postgres.select import select_once
@@ -21,6 +22,8 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
     rows: list[list[object]] = []
     try:
         source, sql = views.source_query(config, tables, PREVIEW, arguments.sql)
+        if not can_select(config, source):
+            raise Unsupported(f"'{source}' reads topics, which cannot run a SELECT")
         limited = f"SELECT * FROM ({sql}) AS preview LIMIT {arguments.limit}"
         for batch in select_once(config.sources[source].url, limited, schema):
             rows += [list(row.values()) for row in batch.to_pylist()]

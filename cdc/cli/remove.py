@@ -1,6 +1,7 @@
 """`cdc remove NAME`: a connector and what it created; what people own is left alone.
 
-source   its slot and publication on the server, its topics and frontiers, the agent's store
+source   its slot and publication (or consumer group) on the server, its topics and frontiers in
+         the log, the agent's store
 view     with the whole group it belongs to: their topics, frontiers and state
 sink     its bookkeeping in the store and its positions in the log; never the tables
 """
@@ -42,7 +43,10 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
 
 def _described(config: Config, kind: str, connector: str) -> str:
     if kind == "source":
-        return f"source {connector}: slot, publication, and its topics in the log"
+        made = "slot, publication"
+        if config.sources[connector].type == "topics":
+            made = "consumer group"
+        return f"source {connector}: {made}, and its topics in the log"
     if kind == "sink":
         return f"sink {connector}: its position (its tables stay)"
     views = ", ".join(group_views(config, connector))

@@ -4,7 +4,8 @@ Three kinds of facts are put together: what the log holds (frontiers, end offset
 what each sink's store says of itself, and what the processes said last. A source is asked for its
 position now, for a short time only; when it does not answer it is `unreachable` and the rest is
 still told. Lag is 0 exactly when nothing is missing; where that cannot be known, because the log is
-not the one that a store was filled from, it is null and `lag_unknown` says why.
+not the one that a store was filled from, it is null and `lag_unknown` says why. A source of topics
+is `unfenced` (its cuts are polls), and its lag is in changes, not in bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from concurrent.futures import TimeoutError as TooLate
 from typing import Any
 
 from cdc.cli import parts
-from cdc.cli.context import input_topic, opened_log, opened_source
+from cdc.cli.context import fenced, input_topic, opened_log, opened_source
 from cdc.cli.log import frontier_name
 from cdc.cli.output import emit, human_bytes, print_aligned
 from cdc.cli.reporting import read_status, run_dir
@@ -25,9 +26,10 @@ from cdc.config import Config
 from cdc.errors import CdcError, mask_url
 from cdc.frontiers import Frontier
 from cdc.log.api import Reader
-from cdc.positions import Lsn, NativePosition
+from cdc.positions import Lsn, NativePosition, TopicOffsets
 
 SOURCE_TIMEOUT_S = 3.0
+POSITION_MAX = 72
 Facts = dict[str, Any]
 
 
@@ -84,6 +86,7 @@ def _source(config: Config, reader: Reader, name: str, now: NativePosition | Cdc
     frontier = reader.newest_frontier(name)
     facts = _process(config, "source", name)
     facts |= {
+        "fenced": fenced(config, [name]),
         "position": str(frontier.positions) if frontier else None,
         "reachable": not isinstance(now, CdcError),
         "incomplete": list(frontier.incomplete) if frontier else [],
@@ -96,9 +99,15 @@ def _source(config: Config, reader: Reader, name: str, now: NativePosition | Cdc
     if reached is not None and reached.covers(now):
         return facts | {"lag_bytes": 0, "lag_s": 0.0}
     if frontier is not None and isinstance(now, Lsn) and isinstance(reached, Lsn):
-        lag_s = round(max(0.0, time.time() - frontier.appended_us / 1e6), 3)
-        return facts | {"lag_bytes": now.value - reached.value, "lag_s": lag_s}
+        return facts | {"lag_bytes": now.value - reached.value, "lag_s": _age_s(frontier)}
+    if frontier is not None and isinstance(now, TopicOffsets) and isinstance(reached, TopicOffsets):
+        lag = {"lag_bytes": None, "lag_changes": now.minus(reached), "lag_s": _age_s(frontier)}
+        return facts | lag
     return facts | {"lag_bytes": None, "lag_s": None}
+
+
+def _age_s(frontier: Frontier) -> float:
+    return round(max(0.0, time.time() - frontier.appended_us / 1e6), 3)
 
 
 def _view(config: Config, reader: Reader, name: str) -> Facts:
@@ -118,6 +127,8 @@ def _view(config: Config, reader: Reader, name: str) -> Facts:
         if frontier
         else 0,
     }
+    if frontier is not None:
+        facts["fenced"] = fenced(config, [s for s in frontier.positions if s in config.sources])
     return facts | _behind_sources(reader, frontier)
 
 
@@ -125,7 +136,8 @@ def _behind_sources(reader: Reader, frontier: Frontier | None) -> Facts:
     """How far a view is behind the frontiers of its sources in the log."""
     if frontier is None:
         return _unknown_lag("nothing was published yet")
-    lag_bytes, lag_s = 0, 0.0
+    lag: Facts = {"lag_bytes": 0}
+    lag_s = 0.0
     for source, reached in frontier.positions.positions:
         newest = reader.newest_frontier(source)
         at = newest.positions.get(source) if newest is not None else None
@@ -134,9 +146,11 @@ def _behind_sources(reader: Reader, frontier: Frontier | None) -> Facts:
         if reached.covers(at):
             continue
         if isinstance(at, Lsn) and isinstance(reached, Lsn):
-            lag_bytes += at.value - reached.value
+            lag["lag_bytes"] += at.value - reached.value
+        if isinstance(at, TopicOffsets) and isinstance(reached, TopicOffsets):
+            lag["lag_changes"] = lag.get("lag_changes", 0) + at.minus(reached)
         lag_s = max(lag_s, (newest.commit_us - frontier.commit_us) / 1e6)
-    return {"lag_bytes": lag_bytes, "lag_s": round(max(0.0, lag_s), 3)}
+    return lag | {"lag_s": round(max(0.0, lag_s), 3)}
 
 
 def _sink(config: Config, reader: Reader, name: str) -> Facts:
@@ -200,7 +214,7 @@ def _dead_letters(reader: Reader) -> dict[str, int]:
 def _print(facts: Facts) -> None:
     header = ["KIND", "NAME", "STATE", "POSITION", "LAG", "RATE"]
     rows = [
-        [kind, name, str(one["state"]), one["position"] or "-", _lag(one), _rate(one)]
+        [kind, name, _state(one), _shortened(one["position"] or "-"), _lag(one), _rate(one)]
         for kind, section in (("source", "sources"), ("view", "views"), ("sink", "sinks"))
         for name, one in facts[section].items()
     ]
@@ -221,6 +235,15 @@ def _print(facts: Facts) -> None:
                 print(f"{name}: {_rebuild(detail['rebuild'])}")
     whose = ", ".join(f"{n} {count}" for n, count in facts["dead_letters_by_connector"].items())
     print(f"dead letters: {facts['dead_letters']}" + (f" ({whose})" if whose else ""))
+
+
+def _state(one: Facts) -> str:
+    return str(one["state"]) + ("" if one.get("fenced", True) else ", unfenced")
+
+
+def _shortened(position: str) -> str:
+    """The offsets of many topics do not fit a line; `--json` has them all."""
+    return position if len(position) <= POSITION_MAX else f"{position[: POSITION_MAX - 1]}…"
 
 
 def _rebuild(told: Facts) -> str:

@@ -9,7 +9,8 @@ Nothing pauses (SEMANTICS 35):
    every other key as the SELECT has it at X
 5. compare by key
 
-A view over several sources has no such SELECT: it is compared with the log (verify_log.py).
+A view over several sources has no such SELECT, nor has one over topics: it is compared with the
+log (verify_log.py). A table of a source of topics is compared with these topics, read anew.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from cdc.cli.comparison import (
     offsets_of,
     read_store,
     rows_at,
-    select_all,
     store_difference,
 )
 from cdc.cli.context import (
+    UNFENCED,
     Tables,
+    fenced,
     input_schemas,
     input_topic,
     known_tables,
@@ -42,30 +44,30 @@ from cdc.cli.context import (
 )
 from cdc.cli.output import emit, say
 from cdc.cli.reporting import is_alive, read_status, run_dir
+from cdc.cli.source_reads import SourceRead, can_select, opened_read
 from cdc.cli.targets import wait_for
 from cdc.cli.verify_log import LoggedView, verdicts_with_log
 from cdc.config import Config
 from cdc.errors import CheckFailed
 from cdc.log.api import Reader
 from cdc.positions import Vector
-from cdc.postgres.select import ReadAt, snapshot_at_now
 from cdc.schema import TableSchema
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input of the sink, and how its source computes it."""
+    """One input of the sink: a view that its source computes by `query`, or (None) a table."""
 
     name: str
     topic: str
     schema: TableSchema
     source: str
-    query: str
+    query: str | None = None
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is compared with a SELECT, and what with the log."""
+    """What is compared with the source itself, and what with the log."""
 
     selected: tuple[Input, ...]
     logged: tuple[LoggedView, ...]
@@ -93,10 +95,10 @@ def _inputs(config: Config, tables: Tables, schemas: dict[str, TableSchema]) -> 
         topic = input_topic(config, name)
         if name not in config.views:
             source = topic.partition(".")[0]
-            selected.append(Input(name, topic, schema, source, select_all(schema)))
+            selected.append(Input(name, topic, schema, source))
             continue
         view = LoggedView(name, topic, schema, parts.views().inputs(config, tables, name))
-        if len(view.sources) != 1:
+        if len(view.sources) != 1 or not can_select(config, view.sources[0]):
             logged.append(view)
         else:
             source, query = parts.views().source_query(config, tables, name)
@@ -108,10 +110,7 @@ def _verdicts(
     config: Config, tables: Tables, sink: str, inputs: Inputs, timeout_s: float
 ) -> list[Verdict]:
     with ExitStack() as stack:
-        reads = {
-            name: stack.enter_context(snapshot_at_now(config.sources[name].url))
-            for name in inputs.sources
-        }
+        reads = {name: stack.enter_context(opened_read(config, name)) for name in inputs.sources}
         target = Vector.of({name: read.position for name, read in reads.items()})
         for name in reads:
             with opened_source(config, name) as source:
@@ -148,15 +147,18 @@ def _runs(config: Config, sink: str) -> bool:
     return told is not None and is_alive(told)
 
 
-def _verdict(config: Config, sink: str, one: Input, read: ReadAt, reader: Reader) -> Verdict:
+def _verdict(config: Config, sink: str, one: Input, read: SourceRead, reader: Reader) -> Verdict:
     store = read_store(config, sink, one.name, one.schema)
     before = offsets_of(store.before, one.topic, sink)
     after = offsets_of(store.after, one.topic, sink)
-    expected = rows_at(reader, one.topic, one.source, read, one.query, one.schema, before)
+    schema = one.schema
+    rows = read.table(schema) if one.query is None else read.select(one.query, schema)
+    expected = rows_at(reader, one.topic, one.source, read.position, rows, schema, before)
     _, unsettled = newest_rows(changes_between(reader, one.topic, before, after), one.schema)
     approximate = floats(one.schema) if one.name in config.views else []
     difference = store_difference(expected, store, one.schema, unsettled, approximate)
-    return Verdict(one.name, f"{one.source}@{read.position}", difference, len(unsettled))
+    position, whole = f"{one.source}@{read.position}", fenced(config, [one.source])
+    return Verdict(one.name, position, difference, len(unsettled), fenced=whole)
 
 
 def _tell(sink: str, verdict: Verdict, as_json: bool) -> None:
@@ -170,6 +172,7 @@ def _tell(sink: str, verdict: Verdict, as_json: bool) -> None:
                 "position": verdict.position,
                 "what": verdict.what,
                 "against": verdict.against,
+                "fenced": verdict.fenced,
                 "compared": found.compared,
                 "missing": found.missing,
                 "extra": found.extra,
@@ -182,6 +185,7 @@ def _tell(sink: str, verdict: Verdict, as_json: bool) -> None:
     subject = f"{sink}.{verdict.input}" if verdict.what == "sink" else f"topic {verdict.input}"
     at = f"{subject} at {verdict.position}"
     how = " (recomputed from the log)" if verdict.against == "log" else ""
+    how += "" if verdict.fenced else f" ({UNFENCED})"
     if found.equal:
         print(f"{at}: {found.compared:,} rows equal{how}")
     else:

@@ -1,9 +1,11 @@
-"""`cdc verify` of views over several sources: no one database can compute them (SEMANTICS 35).
+"""`cdc verify` of views that no one database can compute (SEMANTICS 35): those over several
+sources, and those over topics.
 
 1.  Read the view's rows in the store; the sink's vector says which cut they show.
 2.  The history of frontiers says where each of the view's tables stood in its topic at that cut.
     A topic whose cut compaction has disturbed is read again at the sink's next position.
-3.  Each topic is compared with its source's table, as a sink of that table would be.
+3.  Each topic is compared with its source's table, as a sink of that table would be; a source of
+    topics is read anew.
 4.  The view is computed from the rows of the topics, by operators that begin with nothing, and
     compared with the store.
 
@@ -13,7 +15,7 @@ All of it in memory, as the views' own state is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cdc.changes import ChangeBatch
 from cdc.cli import parts
@@ -28,23 +30,22 @@ from cdc.cli.comparison import (
     offsets_of,
     read_store,
     rows_at,
-    select_all,
     store_difference,
 )
-from cdc.cli.context import Tables
+from cdc.cli.context import Tables, fenced
+from cdc.cli.source_reads import SourceRead
 from cdc.compare import compare
 from cdc.config import Config
 from cdc.errors import CheckFailed
 from cdc.frontiers import Frontier
 from cdc.log.api import Reader
 from cdc.positions import Vector
-from cdc.postgres.select import ReadAt
 from cdc.schema import TableSchema
 
 
 @dataclass(frozen=True)
 class LoggedView:
-    """A view over several sources. `tables`: `source.schema.table`, which are topics too."""
+    """A view that is computed from the log. `tables` are `source.schema.table`: topics, too."""
 
     name: str
     topic: str
@@ -71,7 +72,7 @@ def verdicts_with_log(
     tables: Tables,
     sink: str,
     views: Sequence[LoggedView],
-    reads: Mapping[str, ReadAt],
+    reads: Mapping[str, SourceRead],
     reader: Reader,
 ) -> list[Verdict]:
     """The verdicts on the views and, once each, on their tables' topics. Raises CheckFailed when
@@ -83,7 +84,9 @@ def verdicts_with_log(
         for topic in view.tables:
             if topic not in compared:
                 compared.add(topic)
-                found.append(_topic_verdict(topic, tables[topic], cut, reads, reader))
+                verdict = _topic_verdict(topic, tables[topic], cut, reads, reader)
+                source = topic.partition(".")[0]
+                found.append(replace(verdict, fenced=fenced(config, [source])))
         found.append(_view_verdict(config, tables, sink, view, cut, reader))
     return found
 
@@ -162,11 +165,12 @@ def _is_exact(reader: Reader, topic: str, frontier: Frontier) -> bool:
 
 
 def _topic_verdict(
-    topic: str, schema: TableSchema, cut: _Cut, reads: Mapping[str, ReadAt], reader: Reader
+    topic: str, schema: TableSchema, cut: _Cut, reads: Mapping[str, SourceRead], reader: Reader
 ) -> Verdict:
     source = topic.partition(".")[0]
     read, end = reads[source], cut.ends[topic]
-    expected = rows_at(reader, topic, source, read, select_all(schema), schema, end)
+    rows = read.table(schema)
+    expected = rows_at(reader, topic, source, read.position, rows, schema, end)
     actual, _ = newest_rows(cut.changes[topic], schema)
     difference = compare(expected, actual, schema)
     return Verdict(topic, f"{source}@{read.position}", difference, 0, what="topic")
@@ -182,4 +186,11 @@ def _view_verdict(
     difference = store_difference(
         [computed], cut.store, view.schema, unsettled, floats(view.schema)
     )
-    return Verdict(view.name, str(cut.vector), difference, len(unsettled), against="log")
+    return Verdict(
+        view.name,
+        str(cut.vector),
+        difference,
+        len(unsettled),
+        against="log",
+        fenced=fenced(config, view.sources),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from cdc.cli.context import known_tables, needs, sink_named, unknown
+from cdc.cli.context import UNFENCED, fenced, known_tables, needs, sink_named, unknown
 from cdc.cli.output import emit
 from cdc.cli.targets import positions_now, wait_for
 from cdc.config import Config
@@ -25,6 +25,7 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
         target = positions_now(config, needs(config, sink, known_tables(config)).sources)
     reached, vector = wait_for(config, sink.name, target, arguments.timeout, lambda: False)
     waited_s = time.monotonic() - began
+    whole = fenced(config, target)
     if arguments.json:
         emit(
             {
@@ -33,10 +34,12 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
                 "target": str(target),
                 "position": str(vector),
                 "waited_s": round(waited_s, 3),
+                "fenced": whole,
             }
         )
     elif reached:
-        print(f"{sink.name} contains {target} (waited {waited_s:.3f} s)")
+        note = "" if whole else f" ({UNFENCED})"
+        print(f"{sink.name} contains {target} (waited {waited_s:.3f} s){note}")
     if not reached and not arguments.json:
         raise CheckFailed(
             f"{sink.name} does not contain {target} after {arguments.timeout:g} s",

@@ -56,7 +56,7 @@ class TopicsSource:
         assert config.topics is not None
         self.name, self._config, self._kafka = config.name, config, config.topics
         self.progress = progress
-        self._broker = TopicsBroker(config, group)
+        self.broker = TopicsBroker(config, group)
         self._chosen: dict[str, str] | None = None
         self._topics: list[Topic] = []
         self._found: dict[str, Described] = {}
@@ -68,47 +68,48 @@ class TopicsSource:
         self._looked_s = self._committed_s = 0.0
 
     def check(self) -> list[Finding]:
-        return check_topics(self._broker, self.tables)
+        return check_topics(self.broker, self.tables)
 
     def identity(self) -> str:
-        return self._broker.cluster()
+        return self.broker.cluster()
 
     def tables(self) -> Mapping[str, TableSchema]:
-        return {self._names()[t]: self._described(t).table for t in self._names()}
+        return {self.names()[t]: self.described_as(t).table for t in self.names()}
 
-    def _names(self) -> dict[str, str]:
+    def names(self) -> dict[str, str]:
         """The topics, and the table of each."""
         if self._chosen is None:
-            self._chosen = self._broker.topics()
+            self._chosen = self.broker.topics()
         return self._chosen
 
-    def _described(self, topic: str) -> Described:
+    def described_as(self, topic: str) -> Described:
+        """What the topic's newest record says. Raises SourceError, ConfigError."""
         if topic not in self._found:
-            (now,) = self._broker.described([topic])
-            ends = self._broker.offsets([now], OffsetSpec.latest())
-            newest = self._broker.newest(now)  # after `ends`: nothing before them is newer
+            (now,) = self.broker.described([topic])
+            ends = self.broker.offsets([now], OffsetSpec.latest())
+            newest = self.broker.newest(now)  # after `ends`: nothing before them is newer
             key, value = (None, None) if newest is None else (newest.key(), newest.value())
             found = described(self.settings(topic), key, value, self.schema_of_id)
             self._found[topic] = replace(found, ends=ends.offsets[0][1])
         return self._found[topic]
 
     def settings(self, topic: str) -> Settings:
-        return Settings(topic, self._names()[topic], self.name, self._kafka)
+        return Settings(topic, self.names()[topic], self.name, self._kafka)
 
     def schema_of_id(self, schema_id: int) -> str:
         """The Avro schema with this id."""
         if self._ids is None:
             registry = self._kafka.schema_registry
-            home = None if registry else self._broker.schemas_of(list(self._names()))
-            topic = SchemaTopic(home or self._broker.broker)
+            home = None if registry else self.broker.schemas_of(list(self.names()))
+            topic = SchemaTopic(home or self.broker.broker)
             self._ids = open_ids(registry, self._kafka.registry_config, topic)
         return self._ids.schema(schema_id)
 
     def decoders(self) -> Mapping[str, TopicDecoder]:
         """What reads each topic."""
-        for topic in self._names():
+        for topic in self.names():
             if topic not in self._decoders:
-                found = self._described(topic)
+                found = self.described_as(topic)
                 self._decoders[topic] = TopicDecoder(self.settings(topic), found, self.schema_of_id)
         return self._decoders
 
@@ -118,9 +119,9 @@ class TopicsSource:
         schemas: Mapping[str, TableSchema] | None = None,
         history: History | None = None,
     ) -> None:
-        self._topics = self._broker.described(list(self._names()))
-        for topic, table in self._names().items():
-            found, known = self._described(topic), (schemas or {}).get(table)
+        self._topics = self.broker.described(list(self.names()))
+        for topic, table in self.names().items():
+            found, known = self.described_as(topic), (schemas or {}).get(table)
             if known is not None:
                 now = extended(known, found.table, self.name)
                 self._found[topic] = replace(found, table=now)
@@ -139,8 +140,8 @@ class TopicsSource:
             )
         self._check_ids(frontier.resume.get(IDS) or {}, self._topics)
         reached = _offsets(frontier.positions[self.name])
-        first = self._broker.offsets(self._topics, OffsetSpec.earliest())
-        last = self._broker.offsets(self._topics, OffsetSpec.latest())
+        first = self.broker.offsets(self._topics, OffsetSpec.earliest())
+        last = self.broker.offsets(self._topics, OffsetSpec.latest())
         there = dict(reached.offsets)
         for (topic, begins), (_, ends) in zip(first.offsets, last.offsets, strict=True):
             for number, at in enumerate(there.get(topic, ())):
@@ -168,9 +169,9 @@ class TopicsSource:
 
     def snapshot(self, tables: Sequence[str], max_piece_bytes: int) -> Iterator[Piece]:
         """Everything that is in the topics now, from the beginning."""
-        ends = self._broker.offsets(self._topics, OffsetSpec.latest())
+        ends = self.broker.offsets(self._topics, OffsetSpec.latest())
         poller = self._assigned(
-            self._broker.offsets(self._topics, OffsetSpec.earliest()) if tables else ends
+            self.broker.offsets(self._topics, OffsetSpec.earliest()) if tables else ends
         )
         counted = _Counted()
         while not poller.position.covers(ends):
@@ -196,7 +197,7 @@ class TopicsSource:
 
     def _tell(self, counted: _Counted, ends: TopicOffsets, done: bool = False) -> None:
         totals = {topic: sum(at) for topic, at in ends.offsets}
-        for topic, table in self._names().items():
+        for topic, table in self.names().items():
             rows = counted.by_table.get(table, 0)
             facts = {"table": table, "table_rows": rows, "table_rows_total": totals.get(topic)}
             self.progress(**facts, **({"table_done": True} if done else {}))
@@ -228,7 +229,7 @@ class TopicsSource:
         return TopicOffsets.of(found)
 
     def _assigned(self, start: TopicOffsets) -> Poller:
-        self._poller = Poller(self._broker.consumer(), self.name)
+        self._poller = Poller(self.broker.consumer(), self.name)
         self._poller.assign(start)
         self._looked_s = time.monotonic()
         return self._poller
@@ -244,7 +245,7 @@ class TopicsSource:
         """Now and then: are the topics those that they were, and have they more partitions?"""
         if time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return
-        now = self._broker.described([topic.name for topic in self._topics])
+        now = self.broker.described([topic.name for topic in self._topics])
         self._check_ids({topic.name: topic.topic_id for topic in self._topics}, now)
         if now != self._topics and self._poller is not None:
             self._topics = now
@@ -352,7 +353,7 @@ class TopicsSource:
 
     def _truncated(self, at: Partition, here: Mapping[Partition, int]) -> Piece:
         position = TopicOffsets.of({**self._kept, **_nested(here)})
-        table = self._names()[at[0]]
+        table = self.names()[at[0]]
         return Piece((), 0, position, 0, whole=False, resume=self._notes(), truncated=(table,))
 
     def acknowledge(self, position: NativePosition) -> None:
@@ -361,16 +362,16 @@ class TopicsSource:
             self._poller.commit(_offsets(position))
             self._committed_s = time.monotonic()
 
-    def current_position(self) -> NativePosition:
-        topics = self._broker.described(list(self._names()))
-        return self._broker.offsets(topics, OffsetSpec.latest())
+    def current_position(self) -> TopicOffsets:
+        topics = self.broker.described(list(self.names()))
+        return self.broker.offsets(topics, OffsetSpec.latest())
 
-    def place_barrier(self) -> NativePosition:
+    def place_barrier(self) -> TopicOffsets:
         """The ends of the topics; `stream` comes past them by itself."""
         return self.current_position()
 
     def remove(self) -> list[str]:
-        return self._broker.remove_group()
+        return self.broker.remove_group()
 
     def close(self) -> None:
         if self._poller is not None:
