@@ -13,6 +13,8 @@ range of offsets from where the reader stands to where the frontier ends; nothin
 *   The ranges are read lazily, so that a first load need not fit in memory. A cut whose records
     compaction superseded while it was read is not exact (`exact` says so, asked after the read):
     the reader keeps what it has read and adds the next cut to it before it shows anything.
+*   A delete is removed from a topic in the end. A reader that was not there in time cannot know of
+    it: `exact` raises DeletesGone, and the reader must load its inputs anew and reconcile.
 """
 
 from __future__ import annotations
@@ -39,6 +41,20 @@ class TopicReplaced(LogError):
     def __init__(self, topic: str) -> None:
         super().__init__("the topic was removed and made anew", where=topic)
         self.topic = topic
+
+
+class DeletesGone(LogError):
+    """Deletes that a reader had not read yet were removed: it may hold rows that are no more.
+    `in_replay`: while it read from offset zero."""
+
+    def __init__(self, topic: str, *, in_replay: bool) -> None:
+        what = "while it was read from the beginning" if in_replay else "before they were read"
+        super().__init__(
+            f"deletes were removed from the topic {what}",
+            where=topic,
+            hint="raise log.tombstone_retention_s, on Kafka also delete.retention.ms of the topic",
+        )
+        self.in_replay = in_replay
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +112,15 @@ class CutReader:
         vector: Vector | None = None,
         generations: Mapping[str, str] | None = None,
         *,
+        since_us: Mapping[str, int] | None = None,
+        replays: Mapping[str, int] | None = None,
         aligned: bool = True,
     ) -> None:
         """`inputs`: per producer name (as in Reader.newest_frontier) the topics to read.
         `start`, `vector`, `generations`: where the reader stands, as it stored them; None: at the
-        beginning. Raises TopicReplaced from `next_cut` when a generation is another one now."""
+        beginning. Raises TopicReplaced from `next_cut` when a generation is another one now.
+        `since_us`: per producer name, when the frontier at which it stands was appended.
+        `replays`: per topic whose first cut was begun and not finished, its mark."""
         self._reader, self._aligned = reader, aligned
         self._inputs = {name: tuple(topics) for name, topics in inputs.items()}
         self._fresh = start is None
@@ -111,6 +131,10 @@ class CutReader:
         self._waiting: tuple[str, ...] = ()
         self._history: dict[str, list[Frontier]] = {name: [] for name in inputs}
         self._next_record: dict[str, int] = {}
+        self.since_us: dict[str, int] = dict(since_us or {})
+        """Per producer name, the time after which everything was appended that is still unread."""
+        self.replays: dict[str, int] = dict(replays or {})
+        """Per topic that is being read from offset zero, its mark (see cdc.log.api)."""
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
@@ -131,21 +155,32 @@ class CutReader:
             self._reader.wait(list(self._inputs), left_s)
 
     def exact(self, cut: Cut) -> bool:
-        """Whether the cut, now that it has been read, showed exactly its frontiers' state."""
+        """Whether the cut, now that it has been read, showed exactly its frontiers' state. To be
+        asked of every cut that was read. Raises DeletesGone."""
+        self._check_deletes(cut)
         return all(
-            self._undisturbed(name, topic, cut.frontiers[name])
+            undisturbed(self._reader, name, topic, cut.frontiers[name].appended_us)
             for name, topics in self._inputs.items()
             if name in cut.frontiers
             for topic in topics
         )
 
-    def _undisturbed(self, name: str, topic: str, frontier: Frontier) -> bool:
-        if self._reader.horizon(topic).superseded_us <= frontier.appended_us:
-            return True
-        # The horizon may be a rule of time only (Kafka's lag). Nothing was superseded while
-        # nothing was appended.
-        newest = self._reader.newest_frontier(name)
-        return newest is not None and newest.whole and newest.appended_us == frontier.appended_us
+    def _check_deletes(self, cut: Cut) -> None:
+        for name, topics in self._inputs.items():
+            since_us = self.since_us.get(name, 0)
+            for topic in topics:
+                mark = self.replays.get(topic)
+                if mark is not None:
+                    if not self._reader.replay_holds(topic, mark):
+                        raise DeletesGone(topic, in_replay=True)
+                elif (
+                    cut.start[topic] != cut.end[topic]
+                    and self._reader.horizon(topic).tombstones_us > since_us
+                ):
+                    raise DeletesGone(topic, in_replay=False)
+        self.replays.clear()
+        for name, frontier in cut.frontiers.items():
+            self.since_us[name] = max(frontier.appended_us, self.since_us.get(name, 0))
 
     def _try(self) -> Cut | None:
         self._waiting = ()
@@ -160,6 +195,8 @@ class CutReader:
             for topic in topics:
                 self._check_generation(topic)
                 reached = chosen[name].end_offsets[topic] if name in chosen else None
+                if topic not in self.positions:
+                    self.replays[topic] = self._reader.replay_mark(topic)
                 stand = self.positions.get(topic) or (0,) * len(reached or ())
                 start[topic], end[topic] = stand, _furthest(stand, reached)
         self._reached.update(chosen)
@@ -170,11 +207,15 @@ class CutReader:
 
     def _observe(self, name: str) -> None:
         """Note the newest frontiers of `name`, and which of its topics have no cut yet."""
+        now_us = time.time_ns() // 1000
         newest = self._reader.newest_frontier(name)
         missing = [t for t in self._inputs[name] if not _has_cut(newest, name, t)]
         if newest is None or missing:
             self._waiting += tuple(missing or self._inputs[name])
             return
+        if newest.whole and not self._is_ahead(name, newest):
+            # Whatever is still to come is appended after this.
+            self.since_us[name] = max(now_us, self.since_us.get(name, 0))
         history = self._history[name]
         if history and history[-1].appended_us == newest.appended_us:
             return
@@ -225,6 +266,17 @@ class CutReader:
         for frontier in self._reached.values():
             joined = joined.advanced(frontier.positions)
         return joined
+
+
+def undisturbed(reader: Reader, name: str, topic: str, appended_us: int) -> bool:
+    """Whether a topic that was read up to the frontier of `name` appended at `appended_us` showed
+    exactly that frontier's state; asked after the read."""
+    if reader.horizon(topic).superseded_us <= appended_us:
+        return True
+    # The horizon may be a rule of time only (Kafka's lag). Nothing was superseded while nothing
+    # was appended.
+    newest = reader.newest_frontier(name)
+    return newest is not None and newest.whole and newest.appended_us == appended_us
 
 
 def _has_cut(frontier: Frontier | None, name: str, topic: str) -> bool:

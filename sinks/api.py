@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -57,6 +57,7 @@ class SinkPosition:
     chunk        0: the whole cut; n: n chunks of an oversized cut were applied (SEMANTICS 34);
                  `vector` is then still that of the last whole cut, `offsets` are further on
     appended_us  append time of the oldest frontier reflected, for compaction's floor
+    replays      per topic that is still being read from offset zero, its mark (cdc.log.api)
     """
 
     vector: Vector
@@ -65,6 +66,7 @@ class SinkPosition:
     commit_us: int = 0
     chunk: int = 0
     appended_us: int = 0
+    replays: Mapping[str, int] = field(default_factory=dict)
 
     def covers(self, other: SinkPosition | None) -> bool:
         """Whether nothing is lost by going from `other` to this, which is a whole cut.
@@ -91,6 +93,7 @@ class SinkPosition:
             "commit_us": self.commit_us,
             "chunk": self.chunk,
             "appended_us": self.appended_us,
+            "replays": dict(self.replays),
         }
         return json.dumps(body, sort_keys=True)
 
@@ -104,6 +107,7 @@ class SinkPosition:
             body["commit_us"],
             body["chunk"],
             body.get("appended_us", 0),
+            body.get("replays", {}),
         )
 
 

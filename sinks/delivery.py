@@ -6,6 +6,7 @@
    during a write is the next cut (group commit).
 3. Where the stored position means nothing any more (a topic was made anew, tombstones after it
    were removed, a table of the store is new), read from offset zero and replace the store's rows.
+   The same where tombstones went during a replay: a number of times, then the sink stops.
 4. What a store refuses to take goes to the topic `dead-letters` before the position is stored.
 5. A store that does not answer is asked again, later and later; one that a rebuild has swapped is
    opened again; everything else stops the sink.
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cdc.cuts import Cut, CutReader, TopicReplaced
+from cdc.cuts import Cut, CutReader, DeletesGone, TopicReplaced
 from cdc.errors import StoreUnavailable
 from cdc.log.api import DeadLetter, Log, Reader
 from cdc.positions import Vector
@@ -32,6 +33,7 @@ IDLE_S = 0.25
 RETRY_S_MAX = 30.0
 REST_S_MAX = 0.1
 HOLD_S = 0.005
+REPLAYS_MAX = 3
 
 Stop = Callable[[], bool]
 
@@ -66,7 +68,7 @@ def deliver(
 ) -> None:
     """Deliver until `stop()`; leave the store alone while `hold()`, which is asked between two
     cuts. Raises Fenced, SinkError, LogError."""
-    attempts = 0
+    attempts = outrun = 0
     while not stop():
         try:
             Delivery(sink, feed, log, progress, limits or Limits(), hold).run(stop)
@@ -77,6 +79,11 @@ def deliver(
             progress.retrying(error, delay_s)
             _pause(delay_s, stop)
         except TopicReplaced as error:
+            logger.warning("%s: %s; loading it anew", feed.name, error)
+        except DeletesGone as error:
+            outrun = outrun + 1 if error.in_replay else 0
+            if outrun == REPLAYS_MAX:
+                raise
             logger.warning("%s: %s; loading it anew", feed.name, error)
         except Swapped:
             logger.info("%s: a rebuild has taken its place; going on there", feed.name)
@@ -151,6 +158,8 @@ class Delivery:
             start=self._position.offsets or None,
             vector=self._position.vector,
             generations=self._position.generations,
+            since_us=dict.fromkeys(self._feed.topics(), self._position.appended_us),
+            replays=self._position.replays,
         )
         chunk = Chunk({t: list(o) for t, o in self._position.offsets.items()})
         while not stop():
@@ -181,14 +190,27 @@ class Delivery:
         if set(stored.offsets) != topics or dict(stored.generations) != self._generations():
             return True
         return any(
-            self._reader.horizon(topic).tombstones_us > stored.appended_us for topic in topics
+            self._missed_deletes(name, topic, stored)
+            for name, read in self._feed.topics().items()
+            for topic in read
         )
+
+    def _missed_deletes(self, name: str, topic: str, stored: SinkPosition) -> bool:
+        """Whether deletes between the stored position and the topic's end may have been removed."""
+        mark = stored.replays.get(topic)
+        if mark is not None:
+            return not self._reader.replay_holds(topic, mark)
+        if self._reader.horizon(topic).tombstones_us <= stored.appended_us:
+            return False
+        newest = self._reader.newest_frontier(name)
+        at_end = newest is not None and newest.end_offsets.get(topic) == stored.offsets[topic]
+        return newest is None or not newest.whole or not at_end
 
     def _step(self, chunk: Chunk, cut: Cut, cuts: CutReader, stop: Stop) -> float:
         """Apply one cut; how long its last write took, in seconds (0.0: nothing was written).
         Told to stop, it leaves a large one between two chunks."""
         for full in filled(chunk, cut, self._limits):
-            self._apply(full, self._partial(full), cut)
+            self._apply(full, self._partial(full, cuts), cut)
             full.begin_anew()
             if stop():
                 return 0.0
@@ -206,9 +228,12 @@ class Delivery:
         self._hold_floor()
         return took_s
 
-    def _partial(self, chunk: Chunk) -> SinkPosition:
+    def _partial(self, chunk: Chunk, cuts: CutReader) -> SinkPosition:
         return replace(
-            self._position, offsets=frozen(chunk.offsets), chunk=self._position.chunk + 1
+            self._position,
+            offsets=frozen(chunk.offsets),
+            chunk=self._position.chunk + 1,
+            replays=dict(cuts.replays),
         )
 
     def _apply(self, chunk: Chunk, position: SinkPosition, cut: Cut) -> float:

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from cdc import faults
 from cdc.compare import SAMPLES_MAX
 from cdc.config import Config
+from cdc.cuts import undisturbed
 from cdc.errors import CdcError, CheckFailed, Fenced, StoreUnavailable
 from cdc.log.api import Log, Reader
 from sinks.api import Sink, SinkInput, SinkPosition
@@ -186,11 +187,13 @@ class _Rebuild:
     def _compare(self) -> list[Comparison]:
         """Raises CheckFailed when the rows differ."""
         self._phase = "comparing"
+        marks = self._marks()
         found, different = self._compared()
         for _ in range(COMPARISONS_MAX - 1):
-            if not different or self._is_exact():
+            if not different or self._is_exact(marks):
                 break
             self._catch_up()  # compaction has taken records that the comparison needed
+            marks = self._marks()
             found, different = self._compared()
         if different:
             self._new.discard()
@@ -224,12 +227,19 @@ class _Rebuild:
     def _inputs(self) -> tuple[SinkInput, ...]:
         return inputs_of(self._feed, self._reader)
 
-    def _is_exact(self) -> bool:
-        """Whether the topics still say what they said at the position."""
+    def _marks(self) -> dict[str, int]:
+        return {item.topic: self._reader.replay_mark(item.topic) for item in self._inputs()}
+
+    def _is_exact(self, marks: Mapping[str, int]) -> bool:
+        """Whether the topics, read since `marks`, still said what they said at the position."""
         position = self._progress.position
         assert position is not None
-        horizons = (self._reader.horizon(topic) for topic in position.offsets)
-        return all(h.superseded_us <= position.appended_us for h in horizons)
+        return all(
+            undisturbed(self._reader, name, topic, position.appended_us)
+            and self._reader.replay_holds(topic, marks[topic])
+            for name, topics in self._feed.topics().items()
+            for topic in topics
+        )
 
     def _refused_keys(self) -> frozenset[str]:
         """The keys of the sink's dead letters."""

@@ -13,6 +13,7 @@ The group registers how far back it may still have to read as its floor with the
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,7 @@ from dataclasses import replace
 from cdc.changes import ChangeBatch
 from cdc.cli.parts import Stop
 from cdc.config import Config
-from cdc.cuts import Cut, CutReader, TopicReplaced
+from cdc.cuts import Cut, CutReader, DeletesGone, TopicReplaced
 from cdc.errors import ViewError
 from cdc.log.api import Log, Producer, Reader
 from cdc.schema import TableSchema
@@ -35,6 +36,9 @@ from views.reload import ReloadRequest, ReloadRequested
 from views.sql.planner import plan_views
 from views.status import StatusFile
 
+logger = logging.getLogger(__name__)
+
+REPLAYS_MAX = 3
 _POLL_S = 0.25
 _MERGE_S = 0.004
 _MERGE_SHARE = 0.25
@@ -43,6 +47,7 @@ _MERGE_SHARE = 0.25
 def maintain(config: Config, group: str, log: Log, stop: Stop) -> None:
     """Keep the group's views up to date until `stop()`. Raises ViewError, LogError, Fenced."""
     producer, reader = log.producer(f"view.{group}"), log.reader()
+    outrun = 0
     try:
         while not stop():
             status = StatusFile(config.state.path, group)
@@ -54,6 +59,12 @@ def maintain(config: Config, group: str, log: Log, stop: Stop) -> None:
                 maintainer.run(stop)
             except (TopicReplaced, ReloadRequested):
                 # An input was made anew, or somebody asks: what was built is void.
+                maintainer.discard()
+            except DeletesGone as error:
+                outrun = outrun + 1 if error.in_replay else 0
+                if outrun == REPLAYS_MAX:
+                    raise
+                logger.warning("views of group %s: %s; loading them anew", group, error)
                 maintainer.discard()
             finally:
                 maintainer.close()
@@ -148,7 +159,14 @@ class Maintainer:
         if self._stand is None:
             return CutReader(self._reader, self._inputs)
         stand = self._stand
-        return CutReader(self._reader, self._inputs, stand.offsets, stand.vector, stand.generations)
+        return CutReader(
+            self._reader,
+            self._inputs,
+            stand.offsets,
+            stand.vector,
+            stand.generations,
+            since_us=stand.reached_us,
+        )
 
     def _step(self, cut: Cut, cuts: CutReader) -> None:
         """One cut: read, run, publish, commit."""

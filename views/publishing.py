@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from cdc import faults
 from cdc.changes import ChangeBatch, D
+from cdc.cuts import DeletesGone
 from cdc.errors import ViewError
 from cdc.frontiers import Frontier
 from cdc.latest import latest_per_key
@@ -96,13 +97,17 @@ class Publisher:
                 output.published_before(rows)
 
     def _live_rows(self, output: ViewOutput) -> pa.RecordBatch | None:
+        """What the topic holds. Raises DeletesGone."""
         topic = output.topic
+        mark = self._reader.replay_mark(topic)
         batches = [
             batch.changes
             for partition, end in enumerate(self._reader.end_offsets(topic))
             for batch in self._reader.read(topic, partition, 0, end)
             if batch.changes.num_rows
         ]
+        if not self._reader.replay_holds(topic, mark):
+            raise DeletesGone(topic, in_replay=True)
         if not batches:
             return None
         latest = latest_per_key(batches).conformed(self._schemas[topic])

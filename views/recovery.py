@@ -9,6 +9,7 @@ when compaction has meanwhile taken a record that one of these cuts needs.
 
 from __future__ import annotations
 
+from cdc.cuts import undisturbed
 from cdc.frontiers import Frontier
 from cdc.log.api import Reader
 from views.checkpoint import Checkpoints, Stand
@@ -72,7 +73,10 @@ def _step(
             if start < end
             for batch in reader.read(topic, partition, start, end)
         ]
-        if reader.horizon(topic).superseded_us > cut.reached_us[topic.partition(".")[0]]:
+        source = topic.partition(".")[0]
+        if not undisturbed(reader, source, topic, cut.reached_us[source]):
+            return False
+        if batches and reader.horizon(topic).tombstones_us > stand.reached_us[source]:
             return False
         deltas[topic] = table.stage(batches)
     slots = graph.run(deltas)

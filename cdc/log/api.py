@@ -117,8 +117,9 @@ class Reader(Protocol):
         """All data topics that exist now, sorted."""
         ...
 
-    def schema(self, topic: str) -> TableSchema:
-        """The newest schema version of the topic. Raises LogError when there is no such topic."""
+    def schema(self, topic: str, version: int | None = None) -> TableSchema:
+        """A schema version of the topic; none named: the newest. Raises LogError when there is no
+        such topic, or version."""
         ...
 
     def end_offsets(self, topic: str) -> tuple[int, ...]:
@@ -150,6 +151,17 @@ class Reader(Protocol):
     def horizon(self, topic: str) -> Horizon:
         """What compaction has taken. A cut that was read completely is exact when its frontier's
         `appended_us` >= `superseded_us`, asked *after* the read."""
+        ...
+
+    def replay_mark(self, topic: str) -> int:
+        """To be kept, from before the topic is read from offset zero until it has been read, for
+        `replay_holds`; a later process may ask with it."""
+        ...
+
+    def replay_holds(self, topic: str, mark: int) -> bool:
+        """Whether a replay that began at `mark` and ends now has seen the delete of every row that
+        it saw. Where not, the delete of a row that it had read may have been removed before it
+        came there: what was read is void."""
         ...
 
     def read(

@@ -67,8 +67,10 @@ class EmbeddedReader:
             found += [name for (name,) in rows]
         return sorted(found)
 
-    def schema(self, topic: str) -> TableSchema:
+    def schema(self, topic: str, version: int | None = None) -> TableSchema:
         file, number = self._topic(topic)
+        if version is not None:
+            return self._schema(file, number, version, topic)
         with sqlite_errors(file.path, topic):
             row = file.connection.execute(
                 "SELECT max(version) FROM schemas WHERE topic = ?", (number,)
@@ -97,6 +99,13 @@ class EmbeddedReader:
                 "SELECT superseded_us, tombstones_us FROM topics WHERE id = ?", (number,)
             ).fetchone()
         return Horizon(row[0], row[1])
+
+    def replay_mark(self, topic: str) -> int:
+        return self.horizon(topic).tombstones_us
+
+    def replay_holds(self, topic: str, mark: int) -> bool:
+        # The horizon is recorded before a delete goes, and after every older one went.
+        return self.horizon(topic).tombstones_us == mark
 
     def newest_frontier(self, name: str) -> Frontier | None:
         for _ in range(2):

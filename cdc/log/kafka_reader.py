@@ -20,7 +20,7 @@ from cdc.changes import ChangeBatch, concat_rows
 from cdc.errors import LogError
 from cdc.frontiers import Frontier
 from cdc.log.api import DeadLetter, Horizon, LogBatch
-from cdc.log.kafka_client import LETTERS, REQUEST_TIMEOUT_S, Broker, kafka_errors
+from cdc.log.kafka_client import LETTERS, REQUEST_TIMEOUT_S, Broker, Kept, kafka_errors
 from cdc.log.kafka_fetch import Fetcher
 from cdc.log.kafka_letters import read_letter
 from cdc.log.kafka_records import Fetched, TopicEntry, decoded
@@ -32,6 +32,7 @@ from cdc.schema import TableSchema
 
 DECODE_ROWS = 16_384
 """How many records are decoded at once: what fits the processor's cache."""
+ASK_FOR_SETTINGS_EVERY_S = 60.0
 _TAIL = 64
 
 
@@ -47,6 +48,7 @@ class KafkaReader:
         self._waiter = Waiter(broker)
         self._fetcher = Fetcher(broker)
         self._newest: dict[str, tuple[str, int, Frontier | None]] = {}
+        self._kept_for: dict[str, tuple[float, Kept]] = {}
 
     def topics(self) -> list[str]:
         names = {entry.name for entry in self._tables.entries()}
@@ -54,8 +56,13 @@ class KafkaReader:
             there = set(self._broker.admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics)
         return sorted(name for name in names if self._broker.name(name) in there)
 
-    def schema(self, topic: str) -> TableSchema:
-        return self._entry(topic).newest.schema
+    def schema(self, topic: str, version: int | None = None) -> TableSchema:
+        entry = self._entry(topic)
+        if version is None:
+            return entry.newest.schema
+        if version not in entry.versions:
+            raise LogError(f"schema version {version} is not in cdc.schemas", where=topic)
+        return entry.versions[version].schema
 
     def end_offsets(self, topic: str) -> tuple[int, ...]:
         return self._broker.end_offsets(topic, self._describe(topic)[1])
@@ -67,9 +74,25 @@ class KafkaReader:
         """The broker keeps everything for min.compaction.lag.ms, and tombstones for their
         retention after that; what it really took is not known."""
         now_us = time.time_ns() // 1000
-        lag_us = int(self._broker.config.min_compaction_lag_s * 1e6)
-        kept_us = lag_us + int(self._broker.config.tombstone_retention_s * 1e6)
-        return Horizon(max(0, now_us - lag_us), max(0, now_us - kept_us))
+        kept = self._kept(topic)
+        lost_us = now_us - kept.lag_us
+        return Horizon(max(0, lost_us), max(0, lost_us - kept.tombstones_us))
+
+    def replay_mark(self, topic: str) -> int:
+        return time.time_ns() // 1000
+
+    def replay_holds(self, topic: str, mark: int) -> bool:
+        # A tombstone's retention begins when the cleaner removes what it deletes, so not before
+        # a replay that has seen it began.
+        return time.time_ns() // 1000 - mark < self._kept(topic).tombstones_us
+
+    def _kept(self, topic: str) -> Kept:
+        """As the topic is set now; somebody may have changed it, so it is asked now and then."""
+        known = self._kept_for.get(topic)
+        if known is None or time.monotonic() - known[0] > ASK_FOR_SETTINGS_EVERY_S:
+            known = (time.monotonic(), self._broker.kept(topic))
+            self._kept_for[topic] = known
+        return known[1]
 
     def newest_frontier(self, name: str) -> Frontier | None:
         topic = f"{name}.frontier"

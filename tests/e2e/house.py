@@ -29,6 +29,8 @@ import psycopg
 
 from cdc.cli.main import main
 from cdc.cli.reporting import read_status, run_dir
+from cdc.config import LogConfig
+from cdc.log.api import Reader
 from tests.e2e.workload import TABLES, Workload
 from tests.fix_capture import Capture
 from tests.fix_services import PostgresServer
@@ -61,7 +63,7 @@ INPUTS: dict[str, LiteralString] = {
     "lines": "SELECT order_id, line, sku, qty FROM lines",
 }
 CONFIG = """\
-log: {{type: embedded, path: log, tombstone_retention_s: {retention}}}
+log: {{{log}, path: log, tombstone_retention_s: {retention}}}
 state: {{path: state, checkpoint_interval_s: 0.2}}
 sources:
   shop:
@@ -119,12 +121,14 @@ class House:
     mirror_url: str
     directory: Path
     seed: int
+    kafka: LogConfig | None = None
+    """The log, unless it is an embedded one in `directory`."""
     children: dict[Kind, Child] = field(default_factory=dict)
     compacted: bool = False
     """Whether records were taken from the log: then transactions may be missing in it."""
 
     def __post_init__(self) -> None:
-        self.capture = Capture(self.url, self.directory, TOPICS)
+        self.capture = Capture(self.url, self.directory, TOPICS, into=self.kafka)
         self.workload = Workload(self.url, self.seed)
         self.write_config()
         with psycopg.connect(self.url) as connection:
@@ -134,6 +138,7 @@ class House:
         views = "\n".join(f'  {n}: {{sql: "{_captured(s)}"}}' for n, s in VIEW_SELECTS.items())
         self.file.write_text(
             CONFIG.format(
+                log=_log_settings(self.kafka),
                 retention=tombstone_retention_s,
                 url=self.url,
                 mirror=self.mirror_url,
@@ -284,7 +289,7 @@ class House:
         self.caught_up()
         for _, sink in (DUCK, MIRROR) if verify else ():
             assert self.cdc("verify", sink, "--timeout", "120") == 0, sink
-        self._assert_sinks_equal()
+        self.assert_sinks_equal()
         self.capture.assert_equal(*TOPICS)
         self._assert_history()
 
@@ -295,7 +300,7 @@ class House:
             rows = connection.execute(half).fetchone()
         assert rows is not None and rows[0] == rows[1], rows
 
-    def _assert_sinks_equal(self) -> None:
+    def assert_sinks_equal(self) -> None:
         with psycopg.connect(self.url) as source, psycopg.connect(self.mirror_url) as mirror:
             for name, select in INPUTS.items():
                 expected = _sorted(source.execute(select).fetchall())
@@ -326,21 +331,26 @@ class House:
             self.capture.assert_history(*TOPICS)
         with closing(self.capture.log.reader()) as reader:
             for table in TOPICS:
-                last = (-1, -1)
-                offset = -1
-                topic = f"shop.{table}"
-                for batch in reader.read(topic, 0, 0, reader.end_offsets(topic)[0]):
-                    for at, seq, ordinal in zip(
-                        batch.offsets, batch.changes.txn_seq, batch.changes.ordinal, strict=True
-                    ):
-                        assert offset < at and last < (seq, ordinal), (table, at, last)
-                        offset, last = int(at), (int(seq), int(ordinal))
+                for partition in range(len(reader.end_offsets(f"shop.{table}"))):
+                    self._assert_ascending(reader, table, partition)
             for name in ("shop", *(f"view.{view}" for view in VIEW_SELECTS)):
                 whole = [f for _, f in reader.frontiers(name) if f.whole]
                 assert whole, name
                 for older, newer in pairwise(whole):
                     assert newer.positions.covers(older.positions), name
                     assert newer.txn_seq >= older.txn_seq, name
+
+    def _assert_ascending(self, reader: Reader, table: str, partition: int) -> None:
+        last = (-1, -1)
+        offset = -1
+        topic = f"shop.{table}"
+        end = reader.end_offsets(topic)[partition]
+        for batch in reader.read(topic, partition, 0, end):
+            for at, seq, ordinal in zip(
+                batch.offsets, batch.changes.txn_seq, batch.changes.ordinal, strict=True
+            ):
+                assert offset < at and last < (seq, ordinal), (table, at, last)
+                offset, last = int(at), (int(seq), int(ordinal))
 
     def said(self) -> str:
         """The end of what every process wrote."""
@@ -351,17 +361,28 @@ class House:
 
 
 @contextmanager
-def built(server: PostgresServer, directory: Path, seed: int) -> Iterator[House]:
+def built(
+    server: PostgresServer, directory: Path, seed: int, kafka: LogConfig | None = None
+) -> Iterator[House]:
     """A house over two fresh databases of `server`; nothing runs yet."""
     names = server.new_database(), server.new_database()
     directory.mkdir(parents=True, exist_ok=True)
-    house = House(server.url(names[0]), server.url(names[1]), directory, seed)
+    house = House(server.url(names[0]), server.url(names[1]), directory, seed, kafka)
     try:
         yield house
     finally:
         house.close()
         for name in names:
             server.drop_database(name)
+
+
+def _log_settings(kafka: LogConfig | None) -> str:
+    if kafka is None:
+        return "type: embedded"
+    return (
+        f"type: kafka, bootstrap_servers: '{kafka.bootstrap_servers}', format: {kafka.format}, "
+        f"topic_prefix: {kafka.topic_prefix}, partitions: {kafka.partitions}"
+    )
 
 
 def _captured(select: str) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cdc.changes import U
+from cdc.changes import D, U
 from cdc.config import LogConfig
 from cdc.cut_alignment import agreed
-from cdc.cuts import Cut, CutReader, TopicReplaced
+from cdc.cuts import Cut, CutReader, DeletesGone, TopicReplaced
 from cdc.frontiers import Frontier
 from cdc.log.api import TopicSpec
 from cdc.log.embedded import EmbeddedLog
@@ -180,3 +181,65 @@ def test_agreed_steps_back_whoever_is_ahead() -> None:
     other = chain(at(b=1), at(b=2))
     assert chosen(t=table, v=two, w=other) == {"t": "a@0/3", "v": "a@0/3,b@0/1", "w": "b@0/1"}
     assert chosen(t=table, z=chain(at(c=1))) == {"t": "a@0/7", "z": "c@0/1"}
+
+
+def expire(config: LogConfig) -> None:
+    """Compact, and remove every delete that no floor protects."""
+    compact_log(dataclasses.replace(config, tombstone_retention_s=0), [TOPIC])
+
+
+def test_deletes_that_were_removed_before_they_were_read(log: EmbeddedLog, tmp_path: Path) -> None:
+    config = LogConfig("embedded", tmp_path, min_compaction_lag_s=0)
+    producer = log.producer("shop")
+    producer.create_topics([SPEC])
+    producer.append([(TOPIC, changes([1, 2]))], [frontier(1)])
+    cuts = CutReader(log.reader(), {"shop": [TOPIC]})
+    first = cuts.next_cut(1.0)
+    assert ids(first) == [1, 2] and first is not None and cuts.exact(first)
+    stand = cuts.positions, cuts.vector, cuts.generations
+    since_us = first.frontiers["shop"].appended_us
+
+    producer.append([(TOPIC, changes([1], op=D))], [frontier(2)])
+    producer.append([(TOPIC, changes([3]))], [frontier(3)])
+    expire(config)
+    resumed = CutReader(log.reader(), {"shop": [TOPIC]}, *stand, since_us={"shop": since_us})
+    for late in (cuts, resumed):
+        cut = late.next_cut(1.0)
+        assert cut is not None and ids(cut) == [3]
+        with pytest.raises(DeletesGone):
+            late.exact(cut)
+
+
+def test_deletes_that_were_removed_during_a_replay(log: EmbeddedLog, tmp_path: Path) -> None:
+    config = LogConfig("embedded", tmp_path, min_compaction_lag_s=0)
+    producer = log.producer("shop")
+    producer.create_topics([SPEC])
+    producer.append([(TOPIC, changes([1, 2]))], [frontier(1)])
+    producer.append([(TOPIC, changes([1], op=D))], [frontier(2)])
+    producer.append([(TOPIC, changes([3]))], [frontier(3)])
+    cuts = CutReader(log.reader(), {"shop": [TOPIC]})
+    cut = cuts.next_cut(1.0)
+    assert cut is not None
+    batches = cut.batches(TOPIC, max_rows=1)
+    assert ids_of([next(batches)]) == [1, 2]
+    expire(config)
+    assert ids_of(list(batches)) == [3], "the delete of 1 was not seen"
+    marked = CutReader(log.reader(), {"shop": [TOPIC]}, replays=dict(cuts.replays))
+    with pytest.raises(DeletesGone, match="while it was read from the beginning"):
+        cuts.exact(cut)
+    again = marked.next_cut(1.0)
+    assert again is not None
+    assert ids(again) == [2, 3] and marked.exact(again)
+
+
+def test_nothing_came_for_long(log: EmbeddedLog, tmp_path: Path) -> None:
+    """A reader that saw the end stands at that moment, not at the last append's."""
+    producer = log.producer("shop")
+    producer.create_topics([SPEC])
+    producer.append([(TOPIC, changes([1]))], [frontier(1)])
+    cuts = CutReader(log.reader(), {"shop": [TOPIC]})
+    cut = cuts.next_cut(1.0)
+    assert cut is not None and ids(cut) == [1] and cuts.exact(cut)
+    before_us = time.time_ns() // 1000
+    assert cuts.next_cut(0.0) is None
+    assert cuts.since_us["shop"] >= before_us
