@@ -363,3 +363,35 @@ def test_a_pattern_of_topics_may_hold_a_table(
 ) -> None:
     text = with_topics("bootstrap_servers: k", f"tables: ['{pattern}']")
     assert captures(loaded(tmp_path, text).sources["inv"], table) == may
+
+
+def test_the_files_own_kafka_variant(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """What stands commented in connectors.yaml works in place of the embedded log."""
+    text = (pytestconfig.rootpath / "connectors.yaml").read_text()
+    kafka = ("  # type:", "  # bootstrap_servers:", "  # schema_registry:")
+    lines = [
+        line.replace("# ", "", 1) if line.startswith(kafka) else line
+        for line in text.splitlines()
+        if not line.startswith(("  type: embedded", "  path: .cdc"))
+    ]
+    config = loaded(tmp_path, "\n".join(lines))
+    assert config.log.bootstrap_servers == "localhost:9092"
+    assert config.log.schema_registry == "http://localhost:8081"
+
+
+BEFORE = {
+    0: "",
+    2: "log:\n  type: kafka\n  bootstrap_servers: k\n",
+    4: "sources:\n  inv:\n    type: topics\n    bootstrap_servers: k\n    tables: ['*']\n",
+}
+"""What a block of the guide goes on from, by its indentation."""
+
+
+def test_the_examples_of_the_guide(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    text = (pytestconfig.rootpath / "docs" / "kafka.md").read_text()
+    blocks = [part.partition("```")[0] for part in text.split("```yaml\n")[1:]]
+    names = ("KAFKA_PASSWORD", "KEY_PASSWORD", "REGISTRY_USER", "REGISTRY_PASSWORD")
+    for block in blocks:
+        file = tmp_path / "connectors.yaml"
+        file.write_text(BEFORE[len(block) - len(block.lstrip())] + block)
+        load(file, dict.fromkeys(names, "x"))
