@@ -82,6 +82,8 @@ class _Agent:
     frontier: Frontier = field(default_factory=lambda: Frontier("", Vector()))
     versions: dict[str, int] = field(default_factory=dict)
     schemas: dict[str, TableSchema] = field(default_factory=dict)
+    numbered: dict[tuple[str, int], TableSchema] = field(default_factory=dict)
+    """By table and the source's version of its schema: the log's."""
     shift: int = 0
     """Added to the source's ordinals in the transaction that is half published."""
     next_ordinal: int = 0
@@ -99,7 +101,7 @@ class _Agent:
             if newest.positions and self.config.snapshot == "only":
                 self._end_after_snapshot()
                 return
-        self.schemas = self._topic_schemas()
+        self.schemas = self._topic_schemas(newest)
         self._refuse_new_tables(newest)
         self.source.open(newest, self.schemas, self._history)
         self.identity = self.source.identity()
@@ -131,13 +133,17 @@ class _Agent:
             again = not newest.positions
             self.shift = self.next_ordinal if again else int(newest.resume.get("shift", 0))
 
-    def _topic_schemas(self) -> dict[str, TableSchema]:
+    def _topic_schemas(self, newest: Frontier | None) -> dict[str, TableSchema]:
+        """The schema versions where the source goes on: the frontier's. A newer one may stand in
+        the log, from an agent that did not come to append what has it."""
         prefix = f"{self.config.name}."
         found = {}
         for topic in self.reader.topics():
             if topic.startswith(prefix):
-                found[topic.removeprefix(prefix)] = self.reader.schema(topic)
-                self.versions[topic] = found[topic.removeprefix(prefix)].version
+                version = newest.schema_versions.get(topic) if newest is not None else None
+                schema = self.reader.schema(topic, version)
+                found[topic.removeprefix(prefix)] = schema
+                self.versions[topic] = schema.version
         return found
 
     def _refuse_new_tables(self, newest: Frontier | None) -> None:
@@ -284,10 +290,10 @@ class _Agent:
         batches: dict[str, list[ChangeBatch]] = {}
         base, shift = self.frontier.txn_seq + 1, self.shift
         for piece in pieces:
-            self._new_schemas(piece.schemas)
             for table, changes in piece.changes:
-                placed = _placed(changes, base, shift)
+                placed = _placed(self._registered(table, changes), base, shift)
                 batches.setdefault(self._topic(table), []).append(placed)
+            self._new_schemas(piece.schemas)
             base += piece.transactions
             if piece.transactions:
                 shift = 0
@@ -309,13 +315,13 @@ class _Agent:
 
     def _partial(self, piece: Piece) -> None:
         """Append a part of a transaction or snapshot, with its resume point."""
-        self._new_schemas(piece.schemas)
         number = self.frontier.txn_seq + 1
         batches: dict[str, list[ChangeBatch]] = {}
         for table, changes in piece.changes:
-            placed = _placed(changes, number, self.shift)
+            placed = _placed(self._registered(table, changes), number, self.shift)
             batches.setdefault(self._topic(table), []).append(placed)
             self.next_ordinal = max(self.next_ordinal, int(placed.ordinal[-1]) + 1)
+        self._new_schemas(piece.schemas)
         resume = {**self._kept_notes(), **piece.resume}
         self._append(_joined(batches), self._record(False, resume, piece.incomplete))
         self.report(rows=self.rows)
@@ -358,20 +364,39 @@ class _Agent:
 
     def _new_schemas(self, schemas: Mapping[str, TableSchema]) -> None:
         for table, schema in schemas.items():
-            self._set_schema(table, schema)
+            self._logged_schema(table, schema)
 
-    def _set_schema(self, table: str, schema: TableSchema) -> None:
+    def _registered(self, table: str, changes: ChangeBatch) -> ChangeBatch:
+        """The changes under the version that their schema has in the log."""
+        return replace(changes, schema=self._logged_schema(table, changes.schema))
+
+    def _logged_schema(self, table: str, schema: TableSchema) -> TableSchema:
+        """The source's schema under its number in the log, registered when it is new."""
+        found = self.numbered.get((table, schema.version))
+        if found is None:
+            found = self._numbered(table, schema)
+            self.numbered[table, schema.version] = found
+        return found
+
+    def _numbered(self, table: str, schema: TableSchema) -> TableSchema:
+        """The source counts on from the frontier's version. What stands above that in the log was
+        registered for an append that did not come to be: the same is taken up, another passed
+        over."""
         topic = self._topic(table)
-        if self.versions.get(topic) != schema.version:
-            self.producer.set_schema(topic, schema)
-            self.versions[topic] = schema.version
-        self.schemas[table] = schema
+        if schema == self.schemas.get(table):
+            return schema
+        newest = self.reader.schema(topic).version
+        for number in range(self.versions[topic] + 1, newest + 1):
+            found = self.reader.schema(topic, number)
+            if replace(schema, version=number) == found:
+                break
+        else:
+            found = replace(schema, version=newest + 1)
+            self.producer.set_schema(topic, found)
+        self.versions[topic], self.schemas[table] = found.version, found
+        return found
 
     def _append(self, batches: Sequence[tuple[str, ChangeBatch]], record: Frontier) -> None:
-        for topic, changes in batches:
-            if self.versions[topic] < changes.schema.version:
-                self._set_schema(changes.schema.name, changes.schema)
-                record = replace(record, schema_versions=dict(self.versions))
         faults.point("capture.before_append")
         self.producer.append(batches, [record])
         self.frontier = record

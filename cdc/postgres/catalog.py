@@ -230,6 +230,22 @@ def _table(
     )
 
 
+def types_of(
+    connection: Connection, columns: Sequence[tuple[int, int, int]]
+) -> list[PgType | None]:
+    """The types with these (oid, typmod, number of dimensions); None: the type is gone."""
+    types = {row[0]: TypeRow(*row) for row in connection.execute(TYPES_QUERY)}
+    found: list[PgType | None] = []
+    for oid, typmod, dims in columns:
+        if oid not in types:
+            found.append(None)
+            continue
+        row = connection.execute("SELECT format_type(%s::oid, %s)", (oid, typmod)).fetchone()
+        assert row is not None
+        found.append(resolve(types, oid, typmod, dims, row[0]))
+    return found
+
+
 def require_keys(tables: Mapping[str, PgTable]) -> None:
     """Raise SourceError for the first table that has no usable key, with the remedy."""
     for table in tables.values():

@@ -22,7 +22,7 @@ from cdc.positions import Lsn
 from cdc.postgres.catalog import PgTable, read_named
 from cdc.postgres.changed_keys import filled_from_old, to_changes
 from cdc.postgres.connection import Connection
-from cdc.postgres.evolution import evolved
+from cdc.postgres.evolution import as_streamed, evolved, is_newest, relation_types
 from cdc.postgres.messages import Relation
 from cdc.postgres.pgoutput import Open, decode
 from cdc.postgres.pieces import Resume, pieces_of
@@ -162,21 +162,25 @@ class PgStream:
                 hint="rename it back, or capture it under its new name from a new snapshot",
             )
         now = read_named(self._catalog, [name]).get(name)
+        if now is not None and now.oid != relation.oid:
+            now = None  # another table of that name
         known = state.schemas[name]
+        kinds = relation_types(self._catalog, relation, known, now)
         filenode = state.watch.filenodes.get(name)
-        schema = evolved(relation, known, now, filenode, state.source)
-        if now is not None and now.oid == relation.oid and schema is not known:
-            if state.binary and not now.binary:
+        schema = evolved(relation, kinds, known, now, filenode, state.source)
+        table = as_streamed(schema, kinds, now or state.tables[name], relation.identity)
+        if schema is not known:
+            if state.binary and not table.binary:
                 raise SchemaChanged(
                     "a column was added whose type is carried as text",
                     where=name,
                     hint="run again: the stream then starts in text form",
                 )
-            state.tables[name], state.schemas[name] = now, schema
-            state.watch.filenodes[name] = now.filenode
-            state.new[name] = schema
-        types = {c.name: c.kind for c in state.tables[name].columns}
-        return compile_table(relation, schema, types)
+            state.schemas[name] = state.new[name] = schema
+            if now is not None and is_newest(schema, now):
+                state.watch.filenodes[name] = now.filenode
+        state.tables[name] = table
+        return compile_table(relation, schema, {c.name: c.kind for c in table.columns})
 
     def _changes(self, rows: TableRows) -> ChangeBatch:
         table = self._state.tables[rows.schema.name]
