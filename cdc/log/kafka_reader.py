@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import Message
 
-from cdc.ahead import ahead
 from cdc.changes import ChangeBatch, concat_rows
 from cdc.errors import LogError
 from cdc.frontiers import Frontier
@@ -151,7 +150,7 @@ class KafkaReader:
         fetched = self._fetcher.fetch(topic, partition, start, end)
         # An envelope has its own time; a plain row's is its record's.
         pieces = _chunks(fetched, min(max_rows, DECODE_ROWS), stamped=entry.is_view)
-        for records in ahead(pieces) if end - start > DECODE_ROWS else pieces:
+        for records in pieces:
             for part in decoded(entry, partition, records, self._ids.schema):
                 if held is not None:
                     yield held
