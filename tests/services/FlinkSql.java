@@ -3,7 +3,10 @@ import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
+import java.util.HexFormat;
 import java.util.List;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.ObjectMapper;
 import org.apache.flink.table.api.EnvironmentSettings;
@@ -14,10 +17,12 @@ import org.apache.flink.util.CloseableIterator;
 
 /**
  * Flink SQL on a cluster within this process: one statement a line on stdin, as JSON text. For each
- * it prints a SELECT's changes as JSON arrays (kind, then every value as text or null), then "done"
+ * it prints a SELECT's changes as JSON arrays (kind, then every value as text, bytes as hex, or null), then "done"
  * once the statement's job has ended, or "error" and a JSON text.
  */
 public class FlinkSql {
+    private static final Pattern SETTING = Pattern.compile("SET '([^']+)' *= *'([^']*)'");
+
     public static void main(String[] arguments) throws Exception {
         PrintStream out = System.out;
         System.setOut(System.err);
@@ -53,9 +58,21 @@ public class FlinkSql {
         System.exit(0);
     }
 
+    private static String text(Object value) {
+        if (value == null) {
+            return null;
+        }
+        return value instanceof byte[] ? HexFormat.of().formatHex((byte[]) value) : value.toString();
+    }
+
     private static void run(
             TableEnvironment tables, String statement, ObjectMapper json, PrintStream out)
             throws Exception {
+        Matcher setting = SETTING.matcher(statement.strip());
+        if (setting.matches()) {
+            tables.getConfig().set(setting.group(1), setting.group(2));
+            return;
+        }
         TableResult result = tables.executeSql(statement);
         if (!statement.stripLeading().toUpperCase().startsWith("SELECT")) {
             result.await();
@@ -68,7 +85,7 @@ public class FlinkSql {
                 values.add(row.getKind().shortString());
                 for (int i = 0; i < row.getArity(); i++) {
                     Object value = row.getField(i);
-                    values.add(value == null ? null : value.toString());
+                    values.add(text(value));
                 }
                 out.println(json.writeValueAsString(values));
             }

@@ -88,6 +88,15 @@ class Flink:
             raise ServerFailed(f"taken back, but never given: {wrong[:5]}")
         return +found
 
+    @contextmanager
+    def enabled(self, setting: str) -> Iterator[None]:
+        """One of Flink's settings that are off unless told, on within the block."""
+        self.execute(f"SET '{setting}' = 'true'")
+        try:
+            yield
+        finally:
+            self.execute(f"SET '{setting}' = 'false'")
+
     def stop(self) -> None:
         """End it at once."""
         self._process.kill()
