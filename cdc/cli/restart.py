@@ -41,7 +41,7 @@ class RestartPolicy:
     first_delay_s: float = 0.2
     max_delay_s: float = 30.0
     tries: int = 8
-    steady_s: float = 10.0
+    steady_s: float = 20.0
     for_ever: bool = True
 
 

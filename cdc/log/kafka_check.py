@@ -15,7 +15,6 @@ therefore not known before `cdc run`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
@@ -45,22 +44,11 @@ from cdc.log.kafka_fit import (
 )
 from cdc.log.kafka_names import Names, Role
 from cdc.log.kafka_pinned import check_pinned
+from cdc.log.kafka_reach import reach, remedy
 from cdc.log.kafka_secrets import registry_host, without_secrets
 from cdc.source import Finding
 
-PATIENCE_S = 10.0
-REFUSED_PATIENCE_S = 3.0
-"""How long brokers may all refuse: one of localhost's two addresses always does."""
 REQUEST_TIMEOUT_S = 15.0
-_HOPELESS = (KafkaError._AUTHENTICATION, KafkaError._SSL)
-_TELLING = (
-    *_HOPELESS, KafkaError._RESOLVE, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN,
-)  # fmt: skip
-_LOGIN = "see security.protocol, sasl.mechanism, sasl.username and sasl.password in log.config"
-_REMEDIES = {
-    KafkaError._AUTHENTICATION: _LOGIN,
-    KafkaError._SSL: "see security.protocol and ssl.ca.location in log.config",
-}
 _FORBIDDEN = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 
 
@@ -92,7 +80,7 @@ def _findings(names: Names) -> Iterator[Finding]:
             "error_cb": heard.append,
         }
     )
-    metadata = _connected(admin, heard)
+    metadata = reach(admin, heard)
     roles = _roles(metadata, names, log.topic_prefix)
     missing = [name for name in names.certain() if log.topic_prefix + name not in roles]
     topics, cluster = _facts(admin, metadata, roles)
@@ -111,35 +99,8 @@ def _findings(names: Names) -> Iterator[Finding]:
         yield from check_pinned(admin, broker, topics, log, registry_answers=answers)
 
 
-def _connected(admin: AdminClient, heard: list[KafkaError]) -> ClusterMetadata:
-    """What the brokers say of themselves. Raises KafkaException with the most telling error."""
-    started = time.monotonic()
-    while True:
-        try:
-            return admin.list_topics(timeout=1.0)
-        except KafkaException as error:
-            admin.poll(0)
-            passed_s = time.monotonic() - started
-            codes = {found.code() for found in heard}
-            down = KafkaError._ALL_BROKERS_DOWN in codes and passed_s > REFUSED_PATIENCE_S
-            if down or passed_s > PATIENCE_S or codes & {*_HOPELESS}:
-                raise KafkaException(_most_telling(heard) or error.args[0]) from error
-
-
-def _most_telling(heard: Sequence[KafkaError]) -> KafkaError | None:
-    """The error that says most about why nobody answers."""
-    known = [error for error in heard if error.code() in _TELLING]
-    # The first of a kind: later ones are often "disconnected" alone.
-    return min(known, key=lambda error: _TELLING.index(error.code()), default=None)
-
-
 def _refusal(error: KafkaError, log: LogConfig) -> Finding:
-    hint = _REMEDIES.get(
-        error.code(),
-        "start the brokers or correct log.bootstrap_servers; one that expects TLS or SASL hangs up "
-        "on everybody else: " + _LOGIN,
-    )
-    return Finding("error", "log", without_secrets(f"Kafka: {error.str()}", log), hint)
+    return Finding("error", "log", without_secrets(f"Kafka: {error.str()}", log), remedy(error))
 
 
 def _roles(metadata: ClusterMetadata, names: Names, prefix: str) -> dict[str, Role]:

@@ -22,7 +22,8 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
 from cdc.config import LogConfig
-from cdc.errors import Fenced, LogError, mask_url
+from cdc.errors import Fenced, LogError, LogRefused, mask_url
+from cdc.log.kafka_reach import reach, unreachable
 from cdc.log.kafka_secrets import refused_settings
 
 REQUEST_TIMEOUT_S = 30.0
@@ -32,6 +33,12 @@ MESSAGE_BYTES_MAX = 1_000_000
 SCHEMAS = "cdc.schemas"
 LETTERS = "dead-letters"
 _FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
+_FORBIDDEN = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+)
 _NOT_YET = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -40,12 +47,12 @@ _NOT_YET = (
     KafkaError._NOENT,  # "No leaders found"
 )
 _NEVER_MS = 2**53
-_NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
 
 _PRODUCER_TUNING: dict[str, Any] = {
     "compression.type": "lz4",
-    "linger.ms": 1,
+    "linger.ms": 0,
     "batch.size": 1_000_000,
     "queue.buffering.max.messages": 100_000,
     "queue.buffering.max.kbytes": 65_536,
@@ -83,13 +90,26 @@ class Broker:
             "log_level": 0,
             **config.config,
         }
+        self._heard: list[KafkaError] = []
+        self._reached = False
         try:
-            self.admin = AdminClient(self._common)
+            self.admin = AdminClient({**self._common, "error_cb": self._heard.append})
         except KafkaException as error:
             raise refused_settings(error, config) from error
 
     def name(self, topic: str) -> str:
         return self.config.topic_prefix + topic
+
+    def reach(self) -> None:
+        """Return when the brokers have answered once. Raises LogError that says why they do not,
+        LogRefused where they never will."""
+        if self._reached:
+            return
+        try:
+            reach(self.admin, self._heard)
+        except KafkaException as error:
+            raise unreachable(error.args[0], self.config) from error
+        self._reached = True
 
     def producer(self, settings: dict[str, Any] | None = None) -> Producer:
         """An idempotent producer (acks=all); what the configuration says goes before our tuning,
@@ -127,6 +147,7 @@ class Broker:
         self, wanted: dict[TopicPartition, OffsetSpec]
     ) -> dict[tuple[str, int], int]:
         """Per (topic with prefix, partition), the last stable offset."""
+        self.reach()
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
         while True:
             try:
@@ -152,19 +173,21 @@ class Broker:
 
     def describe(self, topic: str) -> tuple[str, int] | None:
         """(topic id, partitions); None: there is no such topic."""
+        self.reach()
         futures = self.admin.describe_topics(
             TopicCollection([self.name(topic)]), request_timeout=REQUEST_TIMEOUT_S
         )
         try:
             found = futures[self.name(topic)].result()
         except KafkaException as error:
-            if error.args[0].code() in _NO_TOPIC:
+            if error.args[0].code() in NO_TOPIC:
                 return None
             raise translated(error, topic) from error
         return str(found.topic_id), len(found.partitions)
 
     def create(self, topic: str, partitions: int, settings: dict[str, str]) -> None:
         """Make a topic unless it exists, and wait until the broker knows it."""
+        self.reach()
         copies = self.config.replication_factor or -1
         wanted = NewTopic(self.name(topic), partitions, copies, config=settings)
         future = self.admin.create_topics([wanted], request_timeout=REQUEST_TIMEOUT_S)
@@ -204,7 +227,7 @@ class Broker:
             try:
                 future.result()
             except KafkaException as error:
-                if error.args[0].code() not in _NO_TOPIC:
+                if error.args[0].code() not in NO_TOPIC:
                     raise translated(error, ", ".join(topics)) from error
         for topic in topics:
             self._until(lambda topic=topic: self.describe(topic) is None, topic)
@@ -285,6 +308,13 @@ def translated(error: KafkaException, place: str) -> LogError:
             "replaced by another producer of this name",
             where=place,
             hint="only one process may capture a source or maintain a group: stop this one",
+        )
+    if isinstance(cause, KafkaError) and cause.code() in _FORBIDDEN:
+        return LogRefused(
+            f"Kafka: {cause.str()}",
+            where=place,
+            hint="give the user the rights that docs/kafka.md lists: on topics, on groups and on "
+            "transactional ids",
         )
     return LogError(
         f"Kafka: {mask_url(str(cause))}",

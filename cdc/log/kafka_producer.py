@@ -1,8 +1,14 @@
 """The Kafka log's transactional producer.
 
-An append is one Kafka transaction: the data records, a flush so that the delivery reports tell
-every record's offset, then the frontier records with the end offsets, then the commit. Becoming a
-producer first fences (init_transactions) and only then reads the newest frontier (SEMANTICS 6).
+An append is one Kafka transaction: the data records, the frontier records with the end offsets,
+a flush, the commit. Becoming a producer first fences (init_transactions) and only then reads the
+newest frontier (SEMANTICS 6).
+
+Only delivery reports tell where a record was stored (SEMANTICS 3), and waiting for them before the
+frontier is sent costs two more round trips. But a topic has one writer, so where its next record
+will stand is known since the last transaction's marker became visible. The frontier is sent with
+the end offsets that follow from that; if the delivery reports then say otherwise (somebody else
+wrote to the topic), the transaction is aborted and done again, with the flush before the frontier.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from importlib.metadata import version
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
+from cdc import faults
 from cdc.changes import ChangeBatch
 from cdc.errors import LogError, LogRefused
 from cdc.formats.envelope import NO_DETAILS, Details, Origin
@@ -29,10 +36,13 @@ from cdc.log.kafka_reader import KafkaReader
 from cdc.log.kafka_records import TopicEntry, TopicForm, Version, encoded, writers
 from cdc.log.kafka_send import Sender
 from cdc.log.kafka_tables import Tables
+from cdc.log.kafka_transactions import Described
 from cdc.log.open_ids import open_ids
 from cdc.log.schema_topic import SchemaTopic
 from cdc.schema import TableSchema
 
+ABORT_TIMEOUT_S = 5.0
+"""The next producer of the name ends what was not aborted by then."""
 ENCODE_ROWS = 16_384
 """How many changes are encoded at once: what fits the processor's cache, and is sent while the
 next are encoded."""
@@ -52,6 +62,8 @@ class KafkaProducer:
         self._sender = Sender(self._producer)
         self._topics: dict[str, TopicEntry] = {}
         self._ends: dict[str, tuple[int, ...]] = {}
+        self._next: dict[tuple[str, int], int] = {}
+        """Per topic (with prefix) and partition, where its next record will stand."""
         self._max_bytes: dict[str, int] = {}
         self._whole: dict[str, Frontier] = {}
         self._frontier_topics: set[str] = set()
@@ -92,6 +104,8 @@ class KafkaProducer:
             )
         self._topics[entry.name] = entry
         self._ends[entry.name] = self._broker.end_offsets(entry.name, partitions)
+        for number, end in enumerate(self._ends[entry.name]):
+            self._next[self._broker.name(entry.name), number] = end
         self._max_bytes[entry.name] = self._broker.record_bytes_max(entry.name)
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> None:
@@ -158,10 +172,29 @@ class KafkaProducer:
         keys = [frontier_key(self._name, frontier.name) for frontier in frontiers]
         for key in keys:
             self._make_frontier_topic(key)
+        try:
+            return self._appended(batches, frontiers, keys, appended_us, expecting=True)
+        except _StoredElsewhere:
+            return self._appended(batches, frontiers, keys, appended_us, expecting=False)
+
+    def _appended(
+        self,
+        batches: Sequence[tuple[str, ChangeBatch]],
+        frontiers: Sequence[Frontier],
+        keys: Sequence[str],
+        appended_us: int,
+        *,
+        expecting: bool,
+    ) -> EndOffsets:
+        """One transaction. Raises _StoredElsewhere when it was aborted because the end offsets
+        are not those that were expected."""
         with self._transaction():
-            self._send_all(batches, frontiers, appended_us)
-            self._flush()
-            ends = self._ends_after()
+            described = self._send_all(batches, frontiers, appended_us)
+            if expecting:
+                ends = self._expected_ends()
+            else:
+                self._flush()
+                ends = self._ends_after()
             filled = [
                 (key, self._filled(key, frontier, ends, appended_us))
                 for key, frontier in zip(keys, frontiers, strict=True)
@@ -169,8 +202,15 @@ class KafkaProducer:
             for key, frontier in filled:
                 topic = self._broker.name(f"{key}.frontier")
                 self._sender.send_one(topic, frontier.name, frontier.to_json())
+            self._flush()
+            if self._ends_after() != ends:
+                raise _StoredElsewhere
+            faults.point("log.append.before_commit")
+        faults.point("log.append.after_commit")
         self._ends, self._last_us = ends, appended_us
         self._whole.update(filled)
+        if self._metadata is not None and described is not None:
+            self._metadata.committed(described)
         self._await_markers()
         return ends
 
@@ -179,7 +219,7 @@ class KafkaProducer:
         batches: Sequence[tuple[str, ChangeBatch]],
         frontiers: Sequence[Frontier],
         now_us: int,
-    ) -> None:
+    ) -> Described | None:
         found = None if self._metadata is None else self._metadata.describe(batches, frontiers)
         details = [NO_DETAILS] * len(batches) if found is None else found.details
         letters = [
@@ -191,6 +231,7 @@ class KafkaProducer:
             send_letters(self._broker, letters)
         if self._metadata is not None and found is not None:
             self._metadata.send(self._sender, found)
+        return found
 
     def _send(
         self, topic: str, changes: ChangeBatch, now_us: int, details: Details
@@ -236,6 +277,19 @@ class KafkaProducer:
             epoch=self.epoch,
             appended_us=whole.appended_us if whole else 0,
         )
+
+    def _expected_ends(self) -> dict[str, tuple[int, ...]]:
+        """Last record + 1 per partition, if all goes where the last transaction ended."""
+        sent = self._sender.sent
+        return {
+            topic: tuple(
+                self._next[at] + sent[at]
+                if (at := (self._broker.name(topic), number)) in sent
+                else end
+                for number, end in enumerate(ends)
+            )
+            for topic, ends in self._ends.items()
+        }
 
     def _ends_after(self) -> dict[str, tuple[int, ...]]:
         """Last record + 1 per partition, from this transaction's delivery reports."""
@@ -284,6 +338,12 @@ class KafkaProducer:
             if isinstance(cause, KafkaException):
                 raise translated(cause, self._name) from error
             raise
+        except _StoredElsewhere as error:
+            cause = self._abort()
+            if cause is not None:
+                raise translated(cause, self._name) from error
+            self._broken = False
+            raise
         except BaseException:
             self._abort()
             raise
@@ -294,7 +354,7 @@ class KafkaProducer:
         producer purges its records, and their delivery reports name only the purge."""
         self._producer.purge()
         try:
-            self._producer.abort_transaction(REQUEST_TIMEOUT_S)
+            self._producer.abort_transaction(ABORT_TIMEOUT_S)
         except KafkaException as cause:
             return cause
         return None
@@ -312,8 +372,13 @@ class KafkaProducer:
             self._producer.close()
 
 
+class _StoredElsewhere(Exception):
+    """Records of the open transaction do not stand where they were expected."""
+
+
 def fencing_producer(broker: Broker, name: str) -> Producer:
     """A transactional producer; when this returns, every older one of the name is fenced."""
+    broker.reach()
     producer = broker.producer({"transactional.id": broker.name(name)})
     with kafka_errors(name):
         producer.init_transactions(REQUEST_TIMEOUT_S)
