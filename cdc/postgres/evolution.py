@@ -69,9 +69,7 @@ def relation_types(
     return found
 
 
-def _dims(
-    column: RelationColumn, then: Mapping[str, Column], there: Mapping[str, PgType]
-) -> int:
+def _dims(column: RelationColumn, then: Mapping[str, Column], there: Mapping[str, PgType]) -> int:
     """How many dimensions a column was declared with, which a Relation message does not say."""
     if column.name in then:
         return 1 if pa.types.is_list(then[column.name].type) else 2
@@ -181,9 +179,7 @@ def _typed(known: Column, kind: PgType) -> Column:
     return replace(known, type=found.type, sql_type=found.sql_type)
 
 
-def _require_not_rewritten(
-    columns: Sequence[Column], known: TableSchema, refuse: _Refusal
-) -> None:
+def _require_not_rewritten(columns: Sequence[Column], known: TableSchema, refuse: _Refusal) -> None:
     """A table that has another file now: rows may have values that the stream never had."""
     before = {c.attnum: c for c in known.columns}
     added = [c.name for c in columns if c.attnum not in before]

@@ -80,6 +80,7 @@ class PgStream:
         self._position = position
         self._resume = Resume.from_json(frontier.resume)
         self._decoders: dict[int, TableDecoder | None] = {}
+        self._streamed: dict[tuple[str, int], PgTable] = {}
         self._open: Open | None = None
         self._tail: list[bytes] = []
         self._tail_bytes = 0
@@ -179,11 +180,11 @@ class PgStream:
             state.schemas[name] = state.new[name] = schema
             if now is not None and is_newest(schema, now):
                 state.watch.filenodes[name] = now.filenode
-        state.tables[name] = table
+        state.tables[name] = self._streamed[name, schema.version] = table
         return compile_table(relation, schema, {c.name: c.kind for c in table.columns})
 
     def _changes(self, rows: TableRows) -> ChangeBatch:
-        table = self._state.tables[rows.schema.name]
+        table = self._streamed[rows.schema.name, rows.schema.version]
         filled = filled_from_old(rows)
         if not filled.unchanged:
             changes = to_changes(filled)

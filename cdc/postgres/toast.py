@@ -23,17 +23,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdc.changes import Bools, C, ChangeBatch, D, Int64s
+from cdc.changes import Bools, C, ChangeBatch, D, Int64s, column_value
 from cdc.errors import SourceError
 from cdc.keys import row_keys
 from cdc.postgres.catalog import PgTable
 from cdc.postgres.types import undomained
+from cdc.schema import Column
 from cdc.source import History
 
 ROW_BYTES_MIN = 1000
 """Half of TOAST_TUPLE_THRESHOLD (2032): rows below have everything inline."""
 _DENSE = ("text", "varchar", "bpchar", "bytea", "json", "numeric", "xml")
 _OTHER_WEIGHT = 8
+_FORM = 2
+"""Of the values kept; a store of another form is made anew."""
 _CACHE_KIB = 16 * 1024
 
 
@@ -54,6 +57,7 @@ class ToastStore:
         self._db.execute("PRAGMA journal_mode=OFF")
         self._db.execute("PRAGMA synchronous=OFF")
         self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        self._db.execute(f"PRAGMA user_version={_FORM}")
         self._db.execute("CREATE TABLE IF NOT EXISTS clean (position TEXT)")
         self._db.execute("DELETE FROM clean")
         self._db.execute(
@@ -86,7 +90,7 @@ class ToastStore:
                 known = self._lookup(table, changes, keys[row - (changes.op[row] == C)])
                 for name, missing in unchanged.items():
                     if missing[row]:
-                        columns[name][row] = known[name]
+                        columns[name][row] = _value(known, changes.schema.column(name))
             if changes.op[row] != D:
                 body = _pack(table, changes, {n: columns[n][row] for n in names})
                 self._db.execute(
@@ -94,7 +98,7 @@ class ToastStore:
                 )
         return _with_columns(changes, columns)
 
-    def _lookup(self, table: PgTable, changes: ChangeBatch, key: str) -> dict[str, object]:
+    def _lookup(self, table: PgTable, changes: ChangeBatch, key: str) -> pa.RecordBatch:
         for _ in range(2):
             row = self._db.execute(
                 "SELECT body FROM vals WHERE tab = ? AND key = ?", (table.name, key)
@@ -180,18 +184,29 @@ def _lengths(column: pa.Array) -> Int64s:
 
 
 def _pack(table: PgTable, changes: ChangeBatch, values: dict[str, object]) -> bytes:
-    schema = pa.schema([changes.schema.arrow.field(name) for name in values])
-    arrays = [pa.array([value], _storage(schema.field(n).type)) for n, value in values.items()]
-    plain = pa.schema([pa.field(n, a.type) for n, a in zip(values, arrays, strict=True)])
+    """Values under their columns' attnums: names and types may be others when they are needed."""
+    columns = [changes.schema.column(name) for name in values]
+    arrays = [
+        pa.array([value], _storage(column.type))
+        for column, value in zip(columns, values.values(), strict=True)
+    ]
+    plain = pa.RecordBatch.from_arrays(arrays, names=[str(column.attnum) for column in columns])
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, plain) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=plain))
+    with pa.ipc.new_stream(sink, plain.schema) as writer:
+        writer.write_batch(plain)
     return bytes(sink.getvalue())
 
 
-def _unpack(body: bytes) -> dict[str, object]:
-    found = pa.ipc.open_stream(body).read_all()
-    return {name: found.column(name)[0].as_py() for name in found.column_names}
+def _unpack(body: bytes) -> pa.RecordBatch:
+    return pa.ipc.open_stream(body).read_next_batch()
+
+
+def _value(known: pa.RecordBatch, column: Column) -> object:
+    """A column's value among those that were kept; it may be younger than they are."""
+    name = str(column.attnum)
+    if name in known.schema.names:
+        return known.column(name).cast(_storage(column.type))[0].as_py()
+    return None if column.missing is None else column_value(column, column.missing).as_py()
 
 
 def _storage(kind: pa.DataType) -> pa.DataType:
@@ -227,10 +242,11 @@ def _is_clean(path: Path, position: str) -> bool:
     try:
         db = sqlite3.connect(path)
         row = db.execute("SELECT position FROM clean").fetchone()
+        (form,) = db.execute("PRAGMA user_version").fetchone()
         db.close()
     except sqlite3.Error:
         return False
-    return bool(row) and row[0] == position
+    return bool(row) and row[0] == position and form == _FORM
 
 
 def _delete(path: Path) -> None:

@@ -11,8 +11,10 @@ from tests.fix_capture import Capture
 @pytest.fixture
 def table(capture: Capture) -> Capture:
     capture.sql(
-        "CREATE TABLE t (id int PRIMARY KEY, a text, b int)",
-        "INSERT INTO t SELECT g, 'a' || g, g FROM generate_series(1, 100) g",
+        "CREATE TABLE t (id int PRIMARY KEY, a text, b int, n numeric(10,2), v varchar(10), "
+        "at timestamp(3))",
+        "INSERT INTO t SELECT g, 'a' || g, g, g / 8.0, 'v' || g, '2024-01-01 00:00:00.125' "
+        "FROM generate_series(1, 100) g",
     )
     return capture
 
@@ -27,6 +29,11 @@ def table(capture: Capture) -> Capture:
         "ADD c int[]",
         "DROP b",
         "RENAME a TO renamed",
+        "ALTER v TYPE varchar(20)",
+        "ALTER v TYPE text, ALTER n TYPE numeric(14,2), ADD c int DEFAULT 7",
+        "ALTER n TYPE numeric",
+        "ALTER at TYPE timestamp",
+        "ALTER at TYPE timestamptz",
     ],
 )
 @pytest.mark.parametrize("live", [True, False])
@@ -44,6 +51,49 @@ def test_changes_that_are_followed(table: Capture, change: str, live: bool) -> N
             agent.caught_up()
     table.assert_equal("public.t")
     table.assert_history("public.t")
+
+
+def test_several_changes_before_their_rows_are_read(table: Capture) -> None:
+    """The catalog is ahead of the stream: each row is read as the table was when it was written."""
+    with table.running() as agent:
+        agent.caught_up()
+    table.sql(
+        "UPDATE t SET a = 'as it was' WHERE id = 1",
+        "ALTER TABLE t ADD c text DEFAULT 'c', ALTER n TYPE numeric(14,2)",
+        "UPDATE t SET c = 'new', n = 123456789012.25 WHERE id = 2",
+        "ALTER TABLE t DROP a",
+        "UPDATE t SET b = -3 WHERE id = 3",
+        "ALTER TABLE t RENAME b TO renamed",
+        "UPDATE t SET renamed = -4 WHERE id = 4",
+        "ALTER TABLE t DROP v, ADD v int",
+        "UPDATE t SET v = 5 WHERE id = 5",
+    )
+    with table.running() as agent:
+        agent.caught_up()
+    table.assert_equal("public.t")
+    table.assert_history("public.t")
+
+
+@pytest.mark.parametrize("change", ["RENAME large TO renamed", "ALTER n TYPE numeric", "DROP n"])
+def test_a_large_value_that_is_not_sent_again_after_a_change(capture: Capture, change: str) -> None:
+    capture.sql(
+        "CREATE TABLE t (id int PRIMARY KEY, large text, n numeric(10,2))",
+        "ALTER TABLE t ALTER large SET STORAGE EXTERNAL",
+    )
+    with capture.running() as agent:
+        agent.caught_up()
+        capture.sql(
+            "INSERT INTO t SELECT g, repeat('x', 9000) || g, 1.5 FROM generate_series(1, 3) g"
+        )
+        agent.caught_up()
+        capture.sql(
+            f"ALTER TABLE t {change}",
+            "ALTER TABLE t ADD c int",
+            "UPDATE t SET c = 1 WHERE id = 1",
+            "UPDATE t SET c = 2 WHERE id = 1",
+        )
+        agent.caught_up()
+    capture.assert_equal("public.t")
 
 
 @pytest.mark.parametrize(
