@@ -123,15 +123,18 @@ class Broker:
         where an idempotent one first has to be given an id."""
         return Producer({**_PRODUCER_TUNING, **self._common, "acks": "all", "linger.ms": 0})
 
-    def consumer(self, group: str = "") -> Consumer:
-        """A consumer of committed records that is assigned, never subscribed."""
-        settings = {
-            "group.id": self.name(group or "reader"),
+    def consumer(self, *, held_back: bool = True) -> Consumer:
+        """A consumer of committed records that is assigned, never subscribed. `held_back`: the
+        broker waits for records before it answers that there are none."""
+        settings: dict[str, Any] = {
+            "group.id": self.name("reader"),
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
             "auto.offset.reset": "earliest",
         }
+        if not held_back:
+            settings["fetch.wait.max.ms"] = 0
         return Consumer({**_CONSUMER_TUNING, **self._common, **settings})
 
     def end_offsets(self, topic: str, partitions: int) -> tuple[int, ...]:
@@ -173,17 +176,25 @@ class Broker:
 
     def describe(self, topic: str) -> tuple[str, int] | None:
         """(topic id, partitions); None: there is no such topic."""
+        return self.described([topic])[topic]
+
+    def described(self, topics: Sequence[str]) -> dict[str, tuple[str, int] | None]:
+        """As `describe`, of several topics with one request."""
         self.reach()
         futures = self.admin.describe_topics(
-            TopicCollection([self.name(topic)]), request_timeout=REQUEST_TIMEOUT_S
+            TopicCollection([self.name(topic) for topic in topics]),
+            request_timeout=REQUEST_TIMEOUT_S,
         )
-        try:
-            found = futures[self.name(topic)].result()
-        except KafkaException as error:
-            if error.args[0].code() in NO_TOPIC:
-                return None
-            raise translated(error, topic) from error
-        return str(found.topic_id), len(found.partitions)
+        found: dict[str, tuple[str, int] | None] = {}
+        for topic in topics:
+            try:
+                told = futures[self.name(topic)].result()
+                found[topic] = str(told.topic_id), len(told.partitions)
+            except KafkaException as error:
+                if error.args[0].code() not in NO_TOPIC:
+                    raise translated(error, topic) from error
+                found[topic] = None
+        return found
 
     def create(self, topic: str, partitions: int, settings: dict[str, str]) -> None:
         """Make a topic unless it exists, and wait until the broker knows it."""
@@ -262,6 +273,9 @@ def fetch(
         done = False
         while not done:
             found, done = _sifted(_arrived(consumer), end)
+            if found and (found[0].offset() or 0) < start:
+                # The topic was made anew, and is read from its beginning: none of it was asked for.
+                found = [message for message in found if (message.offset() or 0) >= start]
             if found:
                 deadline = time.monotonic() + REQUEST_TIMEOUT_S
                 yield found

@@ -29,7 +29,7 @@ from cdc.log.schema_ids import SchemaIds
 
 
 class TransactionTopic:
-    """One producer's. What was described is sent, or the producer appends no more."""
+    """One producer's. `committed` is told what `describe` gave when its append has succeeded."""
 
     def __init__(
         self, broker: Broker, ids: SchemaIds, name: str, form: TopicForm, reader: Reader
@@ -53,6 +53,8 @@ class TransactionTopic:
         keys, values = found.events.encoded(self._form)
         if len(keys):
             sender.send(self._topic, Records(keys, values, np.arange(len(keys))), 1)
+
+    def committed(self, found: Described) -> None:
         self._open = found.open
 
 

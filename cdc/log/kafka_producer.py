@@ -24,7 +24,7 @@ from confluent_kafka.admin import OffsetSpec
 
 from cdc import faults
 from cdc.changes import ChangeBatch
-from cdc.errors import LogError, LogRefused
+from cdc.errors import Fenced, LogError, LogRefused
 from cdc.formats.envelope import NO_DETAILS, Details, Origin
 from cdc.frontiers import EndOffsets, Frontier, covers_topic, frontier_key
 from cdc.log.api import DeadLetter, TopicSpec
@@ -207,6 +207,8 @@ class KafkaProducer:
                 raise _StoredElsewhere
             faults.point("log.append.before_commit")
         faults.point("log.append.after_commit")
+        # Behind the last record stands the commit's marker.
+        self._next |= {at: last + 2 for at, last in self._sender.delivered.items()}
         self._ends, self._last_us = ends, appended_us
         self._whole.update(filled)
         if self._metadata is not None and described is not None:
@@ -334,10 +336,13 @@ class KafkaProducer:
             self._producer.commit_transaction(REQUEST_TIMEOUT_S)
         except (KafkaException, LogError, SystemError) as error:
             # SystemError: the client sets a fatal error while another callback is running.
-            cause = self._abort() or error.__cause__ or error
-            if isinstance(cause, KafkaException):
+            impossible = self._abort()
+            if isinstance(error, LogError) and not isinstance(impossible, Fenced):
+                raise
+            cause = error if isinstance(error, KafkaException) else error.__cause__
+            if isinstance(cause, KafkaException) and not isinstance(impossible, Fenced):
                 raise translated(cause, self._name) from error
-            raise
+            raise impossible or error from error
         except _StoredElsewhere as error:
             cause = self._abort()
             if cause is not None:
@@ -349,14 +354,14 @@ class KafkaProducer:
             raise
         self._broken = False
 
-    def _abort(self) -> KafkaException | None:
-        """Abort the transaction; why that is impossible, which is also why it failed: a fenced
-        producer purges its records, and their delivery reports name only the purge."""
+    def _abort(self) -> LogError | None:
+        """Abort the transaction; why that is impossible. A fenced producer hears of it only here:
+        its records are purged, and their delivery reports name the purge."""
         self._producer.purge()
         try:
             self._producer.abort_transaction(ABORT_TIMEOUT_S)
         except KafkaException as cause:
-            return cause
+            return translated(cause, self._name)
         return None
 
     def _known(self, topic: str) -> TopicEntry:

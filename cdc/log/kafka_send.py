@@ -30,15 +30,21 @@ class Sender:
         self._producer = producer
         self.delivered: dict[tuple[str, int], int] = {}
         """Per topic (with prefix) and partition, the offset of the last record."""
+        self.sent: dict[tuple[str, int], int] = {}
+        """Per topic (with prefix) and partition, how many records."""
         self.refused: list[KafkaError] = []
 
     def begin(self) -> None:
         self.delivered.clear()
+        self.sent.clear()
         self.refused.clear()
 
     def send(self, topic: str, records: Records, partitions: int) -> None:
         """All records, to the partitions of their keys. `topic` is with prefix."""
         numbers, noted = _destinations(records, partitions)
+        for number, count in enumerate(np.bincount(numbers).tolist()):
+            if count:
+                self.sent[topic, number] = self.sent.get((topic, number), 0) + count
         callbacks: list[Callable[[KafkaError | None, Message], None] | None] = [None] * len(numbers)
         for at in noted.tolist():
             callbacks[at] = self._on_delivery
