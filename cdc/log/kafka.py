@@ -10,30 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
-from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
-
 from cdc.config import LogConfig
 from cdc.log.api import DeadLetter
-from cdc.log.kafka_client import (
-    REQUEST_TIMEOUT_S,
-    Broker,
-    kafka_errors,
-    no_offset,
-    translated,
-)
+from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, kafka_errors
 from cdc.log.kafka_letters import send_letters
+from cdc.log.kafka_positions import GroupOffsets
 from cdc.log.kafka_producer import KafkaProducer, fencing_producer
 from cdc.log.kafka_reader import KafkaReader
 from cdc.log.kafka_tables import Tables
 from cdc.log.kafka_transactions import topic_name
 from cdc.log.schema_topic import SchemaTopic
-
-_NO_GROUP = (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.UNKNOWN_MEMBER_ID)
 
 
 class KafkaLog:
@@ -41,6 +27,7 @@ class KafkaLog:
 
     def __init__(self, config: LogConfig) -> None:
         self._broker = Broker(config)
+        self._offsets = GroupOffsets(self._broker)
 
     def producer(self, name: str) -> KafkaProducer:
         return KafkaProducer(self._broker, name)
@@ -49,6 +36,8 @@ class KafkaLog:
         return KafkaReader(self._broker)
 
     def consumers(self) -> list[str]:
+        self._broker.reach()
+        self._offsets.settle()
         prefix = self._broker.config.topic_prefix
         with kafka_errors("consumer groups"):
             listed = self._broker.admin.list_consumer_groups(request_timeout=REQUEST_TIMEOUT_S)
@@ -56,32 +45,10 @@ class KafkaLog:
         return sorted(g.removeprefix(prefix) for g in groups if g.startswith(prefix))
 
     def positions(self, consumer: str) -> dict[tuple[str, int], int]:
-        group = self._broker.name(consumer)
-        futures = self._broker.admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group)], request_timeout=REQUEST_TIMEOUT_S
-        )
-        try:
-            found = futures[group].result().topic_partitions or []
-        except KafkaException as error:
-            if error.args[0].code() in _NO_GROUP:
-                return {}
-            raise translated(error, consumer) from error
-        prefix = self._broker.config.topic_prefix
-        return {
-            (at.topic.removeprefix(prefix), at.partition): at.offset
-            for at in found
-            if not no_offset(at.offset)
-        }
+        return self._offsets.read(consumer)
 
     def record_positions(self, consumer: str, positions: Mapping[tuple[str, int], int]) -> None:
-        committer = self._broker.consumer(consumer)
-        offsets = [
-            TopicPartition(self._broker.name(topic), number, at)
-            for (topic, number), at in positions.items()
-        ]
-        with kafka_errors(consumer):
-            committer.commit(offsets=offsets, asynchronous=False)
-            committer.close()
+        self._offsets.record(consumer, positions)
 
     def set_floor(self, consumer: str, floor_us: int | None) -> None:
         """Nothing to register: see the module's docstring and Reader.horizon."""
@@ -93,7 +60,7 @@ class KafkaLog:
         send_letters(self._broker, letters)
 
     def remove(self, name: str) -> None:
-        self._remove_group(name)
+        self._offsets.remove(name)
         with closing(SchemaTopic(self._broker)) as schemas:
             entries = Tables(schemas).entries()
         topics = {entry.name for entry in entries if entry.producer == name}
@@ -106,16 +73,6 @@ class KafkaLog:
         }
         self._broker.delete(sorted(topics | frontiers))
 
-    def _remove_group(self, name: str) -> None:
-        group = self._broker.name(name)
-        futures = self._broker.admin.delete_consumer_groups(
-            [group], request_timeout=REQUEST_TIMEOUT_S
-        )
-        try:
-            futures[group].result()
-        except KafkaException as error:
-            if error.args[0].code() not in _NO_GROUP:
-                raise translated(error, name) from error
-
     def close(self) -> None:
         """Producers and readers close their own connections."""
+        self._offsets.close()

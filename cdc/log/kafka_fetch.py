@@ -1,4 +1,11 @@
-"""One consumer that is sent from partition to partition."""
+"""Consumers that are sent from partition to partition.
+
+A broker that has nothing new holds a fetch back for `fetch.wait.max.ms`, and a client asks a broker
+for one fetch at a time: who reads a few records here, then a few there, waits again and again for
+answers that nobody wants any more. So short ranges are read by a consumer whose fetches are never
+held back. It is given up before its records are handed on, because it would ask without a pause
+while it stands at a partition's end.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +15,39 @@ from confluent_kafka import Consumer, Message
 
 from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, fetch, kafka_errors
 
+SHORT_OFFSETS = 256
+
 
 class Fetcher:
     """Reads ranges of partitions, for one thread; connects with the first."""
 
     def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-        self._consumer: Consumer | None = None
-        self._met: set[str] = set()
+        self._long = _Connection(broker, held_back=True)
+        self._short = _Connection(broker, held_back=False)
 
     def fetch(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Message]]:
         """Committed records start <= offset < end, as cdc.log.kafka_client.fetch. `topic` is
         without the log's prefix."""
+        if end - start > SHORT_OFFSETS:
+            return self._long.fetch(topic, partition, start, end)
+        return iter(list(self._short.fetch(topic, partition, start, end)))
+
+    def close(self) -> None:
+        self._long.close()
+        self._short.close()
+
+
+class _Connection:
+    """A consumer, connected with the first fetch."""
+
+    def __init__(self, broker: Broker, *, held_back: bool) -> None:
+        self._broker, self._held_back = broker, held_back
+        self._consumer: Consumer | None = None
+        self._met: set[str] = set()
+
+    def fetch(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Message]]:
         if self._consumer is None:
-            self._consumer = self._broker.consumer()
+            self._consumer = self._broker.consumer(held_back=self._held_back)
         name = self._broker.name(topic)
         if name not in self._met:
             # A topic that the client has not met yet would be looked for once a second.

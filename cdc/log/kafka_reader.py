@@ -3,6 +3,10 @@
 Commit markers occupy offsets and the last record below an end offset may have been aborted or
 compacted away: a partition is read up to E when the consumer's position has passed it, or at the
 partition's end, never by seeing a certain offset.
+
+Every question to the broker costs a millisecond, so little is asked between a frontier's arrival
+and its records: topics' descriptions are looked at again while a reader waits, and what a frontier
+says of a topic, where it ends and with which version of its columns, needs no confirmation.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from cdc.schema import TableSchema
 DECODE_ROWS = 16_384
 """How many records are decoded at once: what fits the processor's cache."""
 ASK_FOR_SETTINGS_EVERY_S = 60.0
+DESCRIBE_EVERY_S = 1.0
 _TAIL = 64
 
 
@@ -48,6 +53,10 @@ class KafkaReader:
         self._fetcher = Fetcher(broker)
         self._newest: dict[str, tuple[str, int, Frontier | None]] = {}
         self._kept_for: dict[str, tuple[float, Kept]] = {}
+        self._known: dict[str, tuple[float, tuple[str, int]]] = {}
+        """Per topic, when it was described, its id and partitions."""
+        self._announced: dict[str, tuple[int, tuple[int, ...]]] = {}
+        """Per topic, what the newest frontier said: its version, where it ends."""
 
     def topics(self) -> list[str]:
         names = {entry.name for entry in self._tables.entries()}
@@ -95,17 +104,29 @@ class KafkaReader:
 
     def newest_frontier(self, name: str) -> Frontier | None:
         topic = f"{name}.frontier"
-        described = self._broker.describe(topic)
+        described = self._described(topic)
         if described is None:
             return None
-        (end,) = self._broker.end_offsets(topic, 1)
+        try:
+            (end,) = self._broker.end_offsets(topic, 1)
+        except LogError:
+            del self._known[topic]
+            if self._described(topic) is None:
+                return None
+            raise
         generation, seen, newest = self._newest.get(name, (described[0], 0, None))
-        if generation != described[0]:
+        if generation != described[0] or end < seen:
             seen, newest = 0, None
         if end > seen:
             newest = self._newest_between(topic, seen, end) or newest
             self._newest[name] = (described[0], end, newest)
+            if newest is not None:
+                self._note(newest)
         return newest
+
+    def _note(self, frontier: Frontier) -> None:
+        for topic, ends in frontier.end_offsets.items():
+            self._announced[topic] = (frontier.schema_versions.get(topic, 0), ends)
 
     def _newest_between(self, topic: str, low: int, end: int) -> Frontier | None:
         """The last record in [low, end), looked for from the end backwards: the topic may be
@@ -144,8 +165,10 @@ class KafkaReader:
     def read(
         self, topic: str, partition: int, start: int, end: int, max_rows: int = 65536
     ) -> Iterator[LogBatch]:
-        entry = self._entry(topic)
-        end = min(end, self.end_offsets(topic)[partition])
+        entry = self._announced_entry(topic, partition, end)
+        if entry is None:
+            entry = self._entry(topic)
+            end = min(end, self.end_offsets(topic)[partition])
         held: LogBatch | None = None
         fetched = self._fetcher.fetch(topic, partition, start, end)
         # An envelope has its own time; a plain row's is its record's.
@@ -162,7 +185,29 @@ class KafkaReader:
             yield replace(held, next_offset=max(start, end))
 
     def wait(self, names: Sequence[str], timeout_s: float) -> bool:
+        self._look_again()
         return self._waiter.wait(names, timeout_s)
+
+    def _look_again(self) -> None:
+        """Describe topics whose descriptions would soon be too old: now nobody waits for it."""
+        limit_s = time.monotonic() - DESCRIBE_EVERY_S / 2
+        old = [topic for topic, (at_s, _) in self._known.items() if at_s < limit_s]
+        if old:
+            now_s = time.monotonic()
+            for topic, found in self._broker.described(old).items():
+                if found is None:
+                    del self._known[topic]
+                else:
+                    self._known[topic] = (now_s, found)
+
+    def _announced_entry(self, topic: str, partition: int, end: int) -> TopicEntry | None:
+        """The topic with all versions below `end`, where a frontier says that there is so much."""
+        version, ends = self._announced.get(topic, (0, ()))
+        if partition >= len(ends) or end > ends[partition]:
+            return None
+        topic_id, _ = self._describe(topic)
+        entry = self._tables.known(topic_id)
+        return entry if entry is not None and version in entry.versions else None
 
     def _entry(self, topic: str) -> TopicEntry:
         topic_id, _ = self._describe(topic)
@@ -174,7 +219,7 @@ class KafkaReader:
         return entry
 
     def _describe(self, topic: str) -> tuple[str, int]:
-        described = self._broker.describe(topic)
+        described = self._described(topic)
         if described is None:
             raise LogError(
                 "there is no such topic",
@@ -182,6 +227,19 @@ class KafkaReader:
                 hint="its connector has not run yet, or the name is misspelt: see `cdc status`",
             )
         return described
+
+    def _described(self, topic: str) -> tuple[str, int] | None:
+        """The topic's id and partitions, as they were a moment ago; None: there is none."""
+        at_s, described = self._known.get(topic, (0.0, None))
+        if described is not None and time.monotonic() - at_s < DESCRIBE_EVERY_S:
+            return described
+        now_s = time.monotonic()
+        found = self._broker.describe(topic)
+        if found is None:
+            self._known.pop(topic, None)
+        else:
+            self._known[topic] = (now_s, found)
+        return found
 
     def close(self) -> None:
         self._ids.close()

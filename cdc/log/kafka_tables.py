@@ -37,6 +37,10 @@ class Tables:
         self._refresh()
         return self._found.get(topic_id)
 
+    def known(self, topic_id: str) -> TopicEntry | None:
+        """As `entry`, without a look at what was added."""
+        return self._found.get(topic_id)
+
     def publish(self, entry: TopicEntry, version: Version) -> TopicEntry:
         """Add a version to a topic, durably; the topic with all its versions."""
         key = (KIND, entry.topic_id, version.schema.version, uuid.uuid4().hex)
