@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +36,7 @@ from cdc.postgres.connection import connect
 from cdc.postgres.snapshot_worker import CopyTable, Range, copy_rows
 from cdc.postgres.source import PostgresSource
 from cdc.source import Source
+from tests.fix_log import told
 
 SOURCE = "shop"
 DEADLINE_S = 120.0
@@ -194,7 +195,7 @@ class Capture:
             "folder": str(self.folder),
             "tables": self.tables,
             "max_log_transaction_bytes": self.max_log_transaction_bytes,
-            "into": None if self.into is None else _told(self.into),
+            "into": None if self.into is None else told(self.into),
             **changed,
         }
         return subprocess.Popen(
@@ -279,11 +280,6 @@ class AgentThread:
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
         self._alive()
-
-
-def _told(log: LogConfig) -> dict[str, Any]:
-    """A log's settings, for another process."""
-    return {**asdict(log), "path": str(log.path)}
 
 
 def _by_key(key: tuple[str, ...], rows: pa.RecordBatch) -> pa.RecordBatch:

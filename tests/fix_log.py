@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +64,15 @@ def kafka_config(bootstrap_servers: str, folder: Path, form: Format = "avro") ->
         topic_prefix=f"t{uuid.uuid4().hex[:8]}.",
         format=form,
     )
+
+
+def told(log: LogConfig) -> dict[str, Any]:
+    """A log's settings as JSON values, for another process; `heard` reads them there."""
+    return {**asdict(log), "path": str(log.path)}
+
+
+def heard(settings: dict[str, Any]) -> LogConfig:
+    return LogConfig(**{**settings, "path": Path(settings["path"])})
 
 
 def changes(

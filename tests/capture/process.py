@@ -9,10 +9,9 @@ import threading
 from pathlib import Path
 
 from cdc.capture.agent import run_capture
-from cdc.config import LogConfig
-from cdc.config import LogConfig
 from cdc.errors import CdcError
 from tests.fix_capture import Capture
+from tests.fix_log import heard
 
 
 def main() -> int:
@@ -23,7 +22,7 @@ def main() -> int:
         Path(settings["folder"]),
         tuple(settings["tables"]),
         max_log_transaction_bytes=settings["max_log_transaction_bytes"],
-        into=into and LogConfig(**{**into, "path": Path(into["path"])}),
+        into=into and heard(into),
     )
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -1,17 +1,22 @@
 """A view group as a process of its own, and the test in the role of the capture agent.
 
-As a program it maintains the group of a log directory until SIGTERM:
+As a program it maintains the group of a log directory, or of another log, until SIGTERM:
 
-    python -m tests.views.group DIRECTORY
+    python -m tests.views.group DIRECTORY [LOG]
+
+where LOG is what `told` makes of a LogConfig.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
 import sys
 import time
+from bisect import bisect_right
+from dataclasses import replace
 from pathlib import Path
 
 from cdc.changes import ChangeBatch, concat
@@ -20,8 +25,10 @@ from cdc.frontiers import Frontier
 from cdc.log.api import TopicSpec
 from cdc.log.open import open_log
 from cdc.positions import Lsn, Vector
+from tests.fix_log import heard, told
 from tests.views.model import (
     TABLES,
+    Changes,
     Tables,
     Topic,
     Views,
@@ -75,8 +82,11 @@ class Shop:
 
     def commit(self, count: int, keys: int = 40, incomplete: tuple[str, ...] = ()) -> None:
         """One transaction of `count` random changes."""
+        self.apply(random_changes(self._rng, keys, count), incomplete)
+
+    def apply(self, changes: Changes, incomplete: tuple[str, ...] = ()) -> None:
+        """One transaction."""
         self.position += 1
-        changes = random_changes(self._rng, keys, count)
         apply_changes(self.tables, changes)
         batches = [
             (t, batch(TABLES[t], rows).shifted(self.position)) for t, rows in changes.items()
@@ -98,9 +108,11 @@ class Shop:
 class Group:
     """A process that maintains the views; started with a fault, it dies at it by SIGKILL."""
 
-    def __init__(self, home: Path, fault: str = "") -> None:
+    def __init__(self, home: Path, fault: str = "", log: LogConfig | None = None) -> None:
         self._deadline_s = time.monotonic() + DEADLINE_S
         command = [sys.executable, "-m", "tests.views.group", str(home)]
+        if log is not None:
+            command.append(json.dumps(told(log)))
         self._process = subprocess.Popen(
             command, env={"PATH": "/usr/bin:/bin", "CDC_FAULT": fault}, stderr=subprocess.PIPE
         )
@@ -127,6 +139,9 @@ class Group:
     def errors(self) -> bytes:
         """What a process that ended by itself wrote to stderr."""
         return self._process.communicate(timeout=DEADLINE_S)[1]
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         if self.is_alive:
@@ -177,21 +192,26 @@ class Watcher:
         check_topics(self._views, self._plans, tables, topics)
 
     def _steps(self, topic: str) -> list[ChangeBatch]:
-        """The topic's records, one batch per step; positions ascend strictly."""
-        steps: list[ChangeBatch] = []
+        """The topic's records, one batch per step; positions, where they stand in the records,
+        ascend strictly, and each belongs to the step whose frontier covers it first."""
         (end,) = self._reader.end_offsets(topic)
+        numbers, ends = [], []
+        for _, frontier in self._reader.frontiers(topic):
+            numbers.append(frontier.txn_seq)
+            ends.append(frontier.end_offsets[topic][0])
+        steps: dict[int, list[ChangeBatch]] = {}
         before = (-1, -1)
         for found in self._reader.read(topic, 0, 0, end):
             records = found.changes
             for i in range(records.num_rows):
+                step = numbers[bisect_right(ends, int(found.offsets[i]))]
                 here = (int(records.txn_seq[i]), int(records.ordinal[i]))
-                assert here > before, f"{topic}: {here} after {before}"
-                if here[0] == before[0] and steps:
-                    steps[-1] = concat([steps[-1], records.slice(i, 1)])
-                else:
-                    steps.append(records.slice(i, 1))
+                if here[0] >= 0:  # plain rows on Kafka do not have it
+                    assert here > before, f"{topic}: {here} after {before}"
+                    assert here[0] == step, f"{topic}: {here} in step {step}"
+                steps.setdefault(step, []).append(records.slice(i, 1))
                 before = here
-        return steps
+        return [concat(records) for records in steps.values()]
 
     def close(self) -> None:
         self._reader.close()
@@ -202,6 +222,8 @@ def main() -> None:
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     config = config_of(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        config = replace(config, log=heard(json.loads(sys.argv[2])))
     log = open_log(config.log)
     maintain(config, "main", log, lambda: bool(stopping))
     log.close()
