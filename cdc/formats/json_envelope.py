@@ -70,14 +70,17 @@ def read_rows(
 
 
 def _chunks(values: pa.Array) -> Iterator[tuple[int, int]]:
-    """Pieces of about _CHUNK_BYTES that do not begin with a tombstone."""
+    """Pieces of about _CHUNK_BYTES that do not begin with a tombstone; those that carry a schema
+    carry one."""
     _, places = ragged.contents(values)
     ends = np.arange(places[0] + _CHUNK_BYTES, places[-1], _CHUNK_BYTES)
     cuts = np.unique(np.searchsorted(places, ends))
-    if len(cuts):
-        starts = np.flatnonzero(np.asarray(values.is_valid()))
+    here = np.asarray(values.is_valid())
+    changes = json_read.schema_changes(_present(values, here))
+    if len(cuts) or changes:
+        starts = np.flatnonzero(here)
         at = np.searchsorted(starts, cuts)
-        cuts = np.unique(starts[at[at < len(starts)]])
+        cuts = np.union1d(starts[at[at < len(starts)]], starts[changes])
     yield from pairwise([0, *(c for c in cuts.tolist() if 0 < c < len(values)), len(values)])
 
 

@@ -201,6 +201,34 @@ def _spread(values: Values, places: Places, rows: int) -> Values:
     return values.take(pa.array(place, mask=~here))
 
 
+def schema_changes(texts: pa.Array) -> list[int]:
+    """Where in consecutive records the schema that they carry is another than the record's
+    before; empty also where they carry none."""
+    data, places = ragged.contents(texts)
+    which = np.zeros(len(texts), np.int64)
+    left = np.arange(len(texts))
+    while len(left):
+        found = _head(data[places[left[0]] : places[left[0] + 1]].tobytes())
+        if found is None:
+            break
+        same = np.diff(places)[left] > found
+        same[same] = _alike(data, places[left[same]], found)
+        left = left[~same]
+        which[left] += 1
+    return [int(at) + 1 for at in np.flatnonzero(np.diff(which))]
+
+
+def _head(text: bytes) -> int | None:
+    """How many bytes stand before a record's payload; None: it carries no schema there."""
+    if not text.lstrip()[:10].startswith(b'{"schema"'):
+        return None
+    found = members(pa.array([text], pa.binary()))
+    schema, payload = found.named("schema"), found.named("payload")
+    if len(schema.row) != 1 or len(payload.row) != 1:
+        return None
+    return int(payload.start[0] - payload.is_string[0])
+
+
 def without_schemas(texts: pa.Array) -> tuple[pa.Array, Schema] | None:
     """The payloads of records that carry their schema, and the schema, which must be the same in
     all. None: they carry none."""
@@ -216,15 +244,15 @@ def without_schemas(texts: pa.Array) -> tuple[pa.Array, Schema] | None:
     ahead = int(payload.start[0] - payload.is_string[0])
     behind = len(first) - int(payload.stop[0] + payload.is_string[0])
     start, length = places[:-1] + ahead, np.diff(places) - ahead - behind
-    if ragged.every(length > 0) and _is_prefix(data, places[:-1], ahead):
+    if ragged.every(length > 0) and ragged.every(_alike(data, places[:-1], ahead)):
         return ragged.binary(Slices(data, start, length)), kind
     return _payloads_singly(texts, kind)
 
 
-def _is_prefix(data: Bytes, start: Int64s, length: int) -> bool:
-    """Whether all texts have the same first bytes."""
+def _alike(data: Bytes, start: Int64s, length: int) -> Bools:
+    """Which texts have the same first bytes as the first one."""
     heads = ragged.gather(data, start, f"V{length}")
-    return ragged.every(heads == heads[0])
+    return np.asarray(heads == heads[0])
 
 
 def _payloads_singly(texts: pa.Array, kind: Schema) -> tuple[pa.Array, Schema]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 from typing import Any
 
@@ -198,9 +199,11 @@ def changes_of(table: TableSchema, ids: list[int], op: str) -> ChangeBatch:
     return ChangeBatch(table, np.frombuffer(op.encode(), np.uint8), numbers, numbers, numbers, rows)
 
 
-def test_records_are_cut_where_the_tables_version_changes() -> None:
+@pytest.mark.parametrize("schemas", [False, True])
+def test_records_are_cut_where_the_tables_version_changes(schemas: bool) -> None:
     batches = [changes_of(OLD, [1, 2], "cd"), changes_of(NEW, [3], "c"), changes_of(OLD, [4], "r")]
-    records = [envelope_records(b, TOPIC, Json(), Options(), ORIGIN, NOW_US) for b in batches]
+    form = Json(schemas)
+    records = [envelope_records(b, TOPIC, form, Options(), ORIGIN, NOW_US) for b in batches]
     keys = pa.concat_arrays([r.keys for r in records])
     values = pa.concat_arrays([r.values for r in records])
     tables = {1: OLD, 2: NEW}
@@ -216,6 +219,21 @@ def test_records_are_cut_where_the_tables_version_changes() -> None:
     # Read as the newest version: what the writer lacked is filled, but not in a delete.
     (one,) = read_envelopes(keys[:3], values[:3], lambda _: NEW, Options())
     assert one.changes.rows.to_pylist() == [{"id": 1, "n": 7}, {"id": 2, "n": None}]
+
+
+def test_records_of_others_are_cut_where_their_schema_changes() -> None:
+    """Without a version of ours; two spellings of one schema, too."""
+    batches = [changes_of(OLD, [1, 2], "cd"), changes_of(NEW, [3], "c"), changes_of(OLD, [4], "r")]
+    records = [envelope_records(b, TOPIC, Json(True), Options(), ORIGIN, 0) for b in batches]
+    keys = pa.concat_arrays([r.keys for r in records])
+    values = pa.concat_arrays([r.values for r in records])
+    texts = [None if v is None else re.sub(rb'"sequence":"[^"]*\]"', b'"sequence":null', v)
+             for v in values.to_pylist()]  # fmt: skip
+    texts[-1] = texts[-1] and texts[-1].replace(b'"optional":false', b'"optional": false')
+    found = read_envelopes(keys, pa.array(texts, pa.binary()), lambda _: NEW, Options())
+    assert [f.record.tolist() for f in found] == [[0, 1], [3], [4]]
+    rows = [row for f in found for row in f.changes.rows.to_pylist()]
+    assert rows == [{"id": 1, "n": 7}, {"id": 2, "n": None}, {"id": 3, "n": 30}, {"id": 4, "n": 7}]
 
 
 def test_large_batches_are_read_in_pieces() -> None:
