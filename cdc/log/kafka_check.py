@@ -15,6 +15,7 @@ therefore not known before `cdc run`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
@@ -49,6 +50,8 @@ from cdc.log.kafka_secrets import registry_host, without_secrets
 from cdc.source import Finding
 
 REQUEST_TIMEOUT_S = 15.0
+SEEN_PATIENCE_S = 3.0
+_EXISTS = KafkaError.TOPIC_ALREADY_EXISTS
 _FORBIDDEN = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 
 
@@ -80,16 +83,20 @@ def _findings(names: Names) -> Iterator[Finding]:
             "error_cb": heard.append,
         }
     )
-    metadata = reach(admin, heard)
-    roles = _roles(metadata, names, log.topic_prefix)
-    missing = [name for name in names.certain() if log.topic_prefix + name not in roles]
-    topics, cluster = _facts(admin, metadata, roles)
-    yield from check_cluster(cluster, log, makes_topics=bool(missing))
     compacted = broker.compacted()
-    yield summary(topics, [log.topic_prefix + name for name in missing])
+    metadata = reach(admin, heard)
+    wanted = [_new_topic(name, names, log, compacted) for name in names.certain()]
+    refusals = _refusals(admin, [new for new in wanted if new.topic not in metadata.topics])
+    unseen = [topic for topic, error in refusals.items() if error.code() == _EXISTS]
+    if unseen:
+        metadata = _once_seen(admin, unseen)
+    missing = [new for new in wanted if new.topic not in metadata.topics]
+    topics, cluster = _facts(admin, metadata, _roles(metadata, names, log.topic_prefix))
+    yield from check_cluster(cluster, log, makes_topics=bool(missing))
+    yield summary(topics, [new.topic for new in missing])
     for topic in topics:
         yield from check_topic(topic, log, compacted)
-    refused = list(_check_missing(admin, missing, names, log, compacted))
+    refused = list(_refused(missing, refusals, log))
     yield from refused
     yield from _check_groups(admin, names, log)
     registry = list(_check_registry(log, names))
@@ -165,31 +172,8 @@ def _topic(found: TopicDescription, role: Role, settings: Mapping[str, str]) -> 
     )
 
 
-def _check_missing(
-    admin: AdminClient,
-    missing: Sequence[str],
-    names: Names,
-    log: LogConfig,
-    compacted: Mapping[str, str],
-) -> Iterator[Finding]:
-    """What the broker would answer if these topics were made now."""
-    wanted = [_new_topic(name, names, log, compacted) for name in missing]
-    if not wanted:
-        return
-    answers = admin.create_topics(wanted, validate_only=True, request_timeout=REQUEST_TIMEOUT_S)
-    refused: dict[tuple[int, str], list[NewTopic]] = {}
-    for new in wanted:
-        try:
-            answers[new.topic].result()
-        except KafkaException as error:
-            said = error.args[0]
-            text = str(said.str()).replace(f"'{new.topic}'", "its name")
-            refused.setdefault((said.code(), text), []).append(new)
-    for (code, text), topics in refused.items():
-        yield _refused_topics(code, text, topics, log)
-
-
 def _new_topic(name: str, names: Names, log: LogConfig, compacted: Mapping[str, str]) -> NewTopic:
+    """A topic as `cdc run` makes it."""
     role = names.role(name) or "table"
     settings = dict(settings_wanted(role, compacted))
     partitions = log.partitions if role in ("table", "view") else 1
@@ -197,11 +181,52 @@ def _new_topic(name: str, names: Names, log: LogConfig, compacted: Mapping[str, 
     return NewTopic(log.topic_prefix + name, partitions, copies, config=settings)
 
 
+def _refusals(admin: AdminClient, wanted: Sequence[NewTopic]) -> dict[str, KafkaError]:
+    """What the brokers would answer if these topics were made now, where that is not yes."""
+    if not wanted:
+        return {}
+    answers = admin.create_topics(
+        list(wanted), validate_only=True, request_timeout=REQUEST_TIMEOUT_S
+    )
+    found: dict[str, KafkaError] = {}
+    for topic, answer in answers.items():
+        try:
+            answer.result()
+        except KafkaException as error:
+            found[topic] = error.args[0]
+    return found
+
+
+def _once_seen(admin: AdminClient, topics: Sequence[str]) -> ClusterMetadata:
+    """What is there once these topics are, too: a broker hears of new ones a moment after they are
+    made. Those that we have no right to see do not come."""
+    deadline = time.monotonic() + SEEN_PATIENCE_S
+    while True:
+        metadata = admin.list_topics(timeout=REQUEST_TIMEOUT_S)
+        if metadata.topics.keys() >= {*topics} or time.monotonic() > deadline:
+            return metadata
+        admin.poll(0.05)
+
+
+def _refused(
+    missing: Sequence[NewTopic], refusals: Mapping[str, KafkaError], log: LogConfig
+) -> Iterator[Finding]:
+    """One finding for all topics that are refused alike."""
+    alike: dict[tuple[int, str], list[NewTopic]] = {}
+    for new in missing:
+        if new.topic in refusals:
+            said = refusals[new.topic]
+            text = str(said.str()).replace(f"'{new.topic}'", "its name")
+            alike.setdefault((said.code(), text), []).append(new)
+    for (code, text), topics in alike.items():
+        yield _refused_topics(code, text, topics, log)
+
+
 def _refused_topics(code: int, text: str, topics: list[NewTopic], log: LogConfig) -> Finding:
     where = f"topic {listed([new.topic for new in topics])}"
     first = topics[0]
     by_hand = create_topic(log, first.topic, first.num_partitions, first.config)
-    if code == KafkaError.TOPIC_ALREADY_EXISTS:
+    if code == _EXISTS:
         allow = f"{tool(log, 'acls')} --add --allow-principal User:NAME --operation Describe"
         return Finding(
             "error", where, "it exists, and this user may not see it",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import uuid
@@ -30,7 +31,7 @@ from cdc.source import Finding
 from demo.server_process import free_port, wait_until
 from tests.fix_kafka import allow
 from tests.fix_log import SPEC, changes, frontier
-from tests.services.kafka import Broker, Security, make_authority
+from tests.services.kafka import Broker, Security, config_tool, make_authority
 
 REST = """
 sources:
@@ -184,6 +185,16 @@ def test_a_topic_whose_settings_do_not_fit(config: Config, name: str, topic: str
     assert settings_of(config, full) == before
     altered(config, full, found.remedy)
     assert bad(check_log(config)) == []
+
+
+def test_the_remedy_is_a_command_of_kafkas_own_tool(config: Config) -> None:
+    settings = {"cleanup.policy": "compact,delete", "max.compaction.lag.ms": "10"}
+    full = make_topic(config, "view.best", fitting={}, settings=settings)
+    script, *arguments = shlex.split(only(check_log(config)).remedy)
+    assert script == "kafka-configs.sh"
+    subprocess.run([*config_tool(), *arguments], check=True, capture_output=True)
+    assert bad(check_log(config)) == []
+    assert FITTING.items() <= settings_of(config, full).items()
 
 
 def altered(config: Config, topic: str, command: str) -> None:

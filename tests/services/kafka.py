@@ -162,9 +162,17 @@ def _file(folder: Path) -> str:
 
 
 def _java(folder: Path) -> list[str]:
-    jars = cached(f"kafka-{VERSION}", lambda target: copy_dependencies(_POM, target))
     logging = f"-Dlog4j2.configurationFile=file:{folder / 'log4j2.properties'}"
-    return ["java", logging, "-cp", f"{jars}/*"]
+    return ["java", logging, "-cp", _jars()]
+
+
+def _jars() -> str:
+    return str(cached(f"kafka-{VERSION}", lambda to: copy_dependencies(_POM, to)) / "*")
+
+
+def config_tool() -> list[str]:
+    """What kafka-configs.sh runs."""
+    return ["java", *QUICK_JVM, "-Xmx128m", "-cp", _jars(), "kafka.admin.ConfigCommand"]
 
 
 def _format(folder: Path, passwords: Mapping[str, str]) -> None:
