@@ -195,13 +195,17 @@ class Foreign:
         return Producer({"bootstrap.servers": self.bootstrap, "linger.ms": "1", **settings})
 
     def send(
-        self, *records: tuple[bytes | None, bytes | None], table: str = "public.a", to: int = -1
+        self,
+        *records: tuple[bytes | None, bytes | None],
+        table: str = "public.a",
+        to: int = -1,
+        at_ms: int = 0,
     ) -> None:
-        """Append records; `to` is a partition, or chosen by the key."""
+        """Append records; `to` is a partition, or chosen by the key; `at_ms`: 0 is now."""
         if self._producer is None:
             self._producer = self.producer()
         for key, value in records:
-            self._producer.produce(self.topic(table), value, key, partition=to)
+            self._producer.produce(self.topic(table), value, key, partition=to, timestamp=at_ms)
         assert self._producer.flush(30) == 0
 
     def key(self, row: Row) -> bytes:

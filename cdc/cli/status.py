@@ -96,14 +96,28 @@ def _source(config: Config, reader: Reader, name: str, now: NativePosition | Cdc
         return facts | {"unreachable": mask_url(now.what), "lag_bytes": None, "lag_s": None}
     facts["source_position"] = f"{name}@{now}"
     reached = frontier.positions.get(name) if frontier else None
-    if reached is not None and reached.covers(now):
-        return facts | {"lag_bytes": 0, "lag_s": 0.0}
-    if frontier is not None and isinstance(now, Lsn) and isinstance(reached, Lsn):
-        return facts | {"lag_bytes": now.value - reached.value, "lag_s": _age_s(frontier)}
-    if frontier is not None and isinstance(now, TopicOffsets) and isinstance(reached, TopicOffsets):
-        lag = {"lag_bytes": None, "lag_changes": now.minus(reached), "lag_s": _age_s(frontier)}
-        return facts | lag
-    return facts | {"lag_bytes": None, "lag_s": None}
+    return facts | _source_lag(frontier, reached, now)
+
+
+def _source_lag(
+    frontier: Frontier | None, reached: NativePosition | None, now: NativePosition
+) -> Facts:
+    """In bytes of a database's log, or in records of topics."""
+    unit = "lag_changes" if isinstance(now, TopicOffsets) else "lag_bytes"
+    lag: Facts = {"lag_bytes": None, "lag_s": None}
+    if frontier is None or reached is None:
+        return lag
+    if reached.covers(now):
+        return lag | {unit: 0, "lag_s": 0.0}
+    return lag | {unit: _between(reached, now), "lag_s": _age_s(frontier)}
+
+
+def _between(reached: NativePosition, now: NativePosition) -> int | None:
+    if isinstance(now, Lsn) and isinstance(reached, Lsn):
+        return now.value - reached.value
+    if isinstance(now, TopicOffsets) and isinstance(reached, TopicOffsets):
+        return now.minus(reached)
+    return None
 
 
 def _age_s(frontier: Frontier) -> float:
@@ -145,10 +159,8 @@ def _behind_sources(reader: Reader, frontier: Frontier | None) -> Facts:
             return _unknown_lag(f"the log has no frontier of {source}")
         if reached.covers(at):
             continue
-        if isinstance(at, Lsn) and isinstance(reached, Lsn):
-            lag["lag_bytes"] += at.value - reached.value
-        if isinstance(at, TopicOffsets) and isinstance(reached, TopicOffsets):
-            lag["lag_changes"] = lag.get("lag_changes", 0) + at.minus(reached)
+        unit = "lag_changes" if isinstance(at, TopicOffsets) else "lag_bytes"
+        lag[unit] = lag.get(unit, 0) + (_between(reached, at) or 0)
         lag_s = max(lag_s, (newest.commit_us - frontier.commit_us) / 1e6)
     return lag | {"lag_s": round(max(0.0, lag_s), 3)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -162,17 +162,18 @@ class TopicsBroker:
         }
         return Consumer(settings)
 
-    def policies(self, topics: Sequence[str]) -> dict[str, str]:
-        """Each topic's cleanup.policy."""
+    def settings(self, topics: Sequence[str]) -> dict[str, Mapping[str, str]]:
+        """Each topic's settings, defaults too."""
         asked = {topic: ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics}
         with asking(self.name):
             futures = self.broker.admin.describe_configs(
                 list(asked.values()), request_timeout=REQUEST_TIMEOUT_S
             )
-            return {
-                topic: str(futures[resource].result()["cleanup.policy"].value)
-                for topic, resource in asked.items()
-            }
+            found = {topic: futures[resource].result() for topic, resource in asked.items()}
+        return {
+            topic: {name: str(entry.value) for name, entry in one.items()}
+            for topic, one in found.items()
+        }
 
     def schemas_of(self, topics: Sequence[str]) -> Broker:
         """Where `cdc.schemas` of the log that wrote these topics is. Raises SourceError."""

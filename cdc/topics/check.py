@@ -18,19 +18,20 @@ def check_topics(
         cluster = broker.cluster()
         topics = broker.topics()
         found = tables()
-        policies = broker.policies(list(topics))
+        settings = broker.settings(list(topics))
     except CdcError as error:
         return [Finding("error", error.where or broker.name, error.what, error.hint)]
     answers = f"the brokers of cluster {cluster} answer; unfenced: cuts are per poll"
     findings = [Finding("ok", broker.name, answers)]
     for topic, table in topics.items():
         findings.append(Finding("ok", topic, _described(found[table])))
-        if "delete" in policies[topic].split(","):
+        policy = settings[topic]["cleanup.policy"]
+        if "delete" in policy.split(","):
             findings.append(
                 Finding(
                     "warning",
                     topic,
-                    f"cleanup.policy={policies[topic]}: the broker forgets records by age, so that "
+                    f"cleanup.policy={policy}: the broker forgets records by age, so that "
                     "a source that begins anew sees only the rows that changed since",
                     f"kafka-configs.sh --alter --topic {topic} --add-config cleanup.policy=compact",
                 )

@@ -149,6 +149,28 @@ class TopicsSource:
                     raise lost(f"{topic}/{number}", at, self.name)
                 if at > ends[number]:
                     raise self._behind(f"{topic}/{number}", at, ends[number])
+        self._check_deletes_kept(there)
+
+    def _check_deletes_kept(self, there: Mapping[str, tuple[int, ...]]) -> None:
+        """A compacted topic forgets that a row was deleted. Where a record that was not read is
+        older than the tombstones' retention, there may have been a delete that is gone."""
+        now_ms = time.time_ns() // 1_000_000
+        settings = self.broker.settings([topic.name for topic in self._topics])
+        for topic in self._topics:
+            mine = settings[topic.name]
+            if "compact" not in mine["cleanup.policy"].split(","):
+                continue
+            since = OffsetSpec.for_timestamp(max(0, now_ms - int(mine["delete.retention.ms"])))
+            ((_, young),) = self.broker.offsets([topic], since).offsets
+            ((_, ends),) = self.broker.offsets([topic], OffsetSpec.latest()).offsets
+            for number, at in enumerate(there.get(topic.name, ())):
+                if at < (young[number] if young[number] >= 0 else ends[number]):
+                    raise SlotError(
+                        "records that were not read are older than delete.retention.ms "
+                        f"({mine['delete.retention.ms']}): compaction may have taken deletes",
+                        where=f"{topic.name}/{number}",
+                        hint=f"cdc remove {self.name}, then cdc run reads the topics anew",
+                    )
 
     def _check_ids(self, known: Mapping[str, str], topics: Sequence[Topic]) -> None:
         for topic in topics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import time
 from contextlib import closing
 from decimal import Decimal
 from typing import Any
@@ -261,6 +262,22 @@ def test_records_that_retention_took_are_missed(foreign: Foreign) -> None:
     error = failure(foreign)
     assert isinstance(error, SlotError)
     assert "retention took" in error.what and "offset 1" in error.what
+
+
+@JSON_ONLY
+def test_deletes_that_compaction_may_have_taken_are_missed(foreign: Foreign) -> None:
+    """Unread records older than the tombstones' retention; those that were read do not matter."""
+    foreign.make(partitions=2)
+    old_ms = (time.time_ns() - 2 * 86_400 * 10**9) // 10**6
+    foreign.send(foreign.upsert(row(1)), at_ms=old_ms)
+    foreign.once()
+    foreign.once()
+    foreign.send(foreign.upsert(row(2)))
+    foreign.once()
+    foreign.send(foreign.upsert(row(3)), at_ms=old_ms)
+    error = failure(foreign)
+    assert isinstance(error, SlotError)
+    assert "delete.retention.ms" in error.what and f"cdc remove {SOURCE}" in error.hint
 
 
 @JSON_ONLY
