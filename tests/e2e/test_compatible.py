@@ -145,12 +145,12 @@ def test_flink_reads_around_a_crash(
     with capture.running() as agent:
         agent.caught_up()
     capture.transaction(
-        NEW_ROWS.format(first=100, last=2000),
-        "UPDATE orders SET note = repeat('long ', 2000) WHERE id > 50",
-        "UPDATE orders SET note = 'short' WHERE id < 1500",
+        NEW_ROWS.format(first=100, last=500),
+        "UPDATE orders SET note = repeat('long ', 6000) WHERE id > 50",
+        "UPDATE orders SET note = 'short' WHERE id < 300",
     )
     capture.dies("capture.mid_transaction")
-    capture.sql("DELETE FROM orders WHERE id BETWEEN 10 AND 1800")
+    capture.sql("DELETE FROM orders WHERE id BETWEEN 10 AND 400")
     with capture.running() as agent:
         agent.caught_up()
     take_back(log)
