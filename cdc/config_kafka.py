@@ -198,9 +198,10 @@ def _check_topics(
         if wrong is not None:
             what = f"'{topic}' cannot be a topic's name: it has '{wrong[0]}'"
             section.problems.note(place, what, "topics have letters, digits, . _ and -")
-        elif own and topic.startswith(own):
-            what = f"source '{name}' would read '{topic}', which it writes itself"
-            section.problems.note(place, what, "give the source another name")
+        elif own and (topic.startswith(own) or fnmatchcase(f"{own}public.t", topic)):
+            what = f"source '{name}' would read what it writes itself: '{topic}'"
+            hint = "name the topics more closely, or give the source another name"
+            section.problems.note(place, what, hint)
         elif topic and not _GLOB.search(topic):
             table = table_of(topic)
             first = tables.setdefault(table, topic)

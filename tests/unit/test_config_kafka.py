@@ -295,8 +295,13 @@ TOPICS_MISTAKES = {
     ),
     "its own topics": (
         with_topics("tables: [inv.public.t]", log=KAFKA),
-        "5:14: source 'inv' would read 'inv.public.t', which it writes itself\n"
-        "  -> give the source another name",
+        "5:14: source 'inv' would read what it writes itself: 'inv.public.t'\n"
+        "  -> name the topics more closely, or give the source another name",
+    ),
+    "its own topics among many": (
+        with_topics("tables: ['dbz.*', '*.public.*']", log=KAFKA),
+        "5:23: source 'inv' would read what it writes itself: '*.public.*'\n"
+        "  -> name the topics more closely, or give the source another name",
     ),
     "columns of another topic": (
         with_topics(*TOPICS, "format: json", "columns: {dbz.public.order: {id: bigint}}"),
