@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from cdc.errors import Fenced, LogError, LogRefused, mask_url
 from cdc.log.kafka_reach import reach, unreachable
 from cdc.log.kafka_secrets import refused_settings
 
+_SILENT = logging.Logger("librdkafka", logging.CRITICAL + 1)
+"""What the client logs comes to us as errors, too, and is told once, in our words."""
 REQUEST_TIMEOUT_S = 30.0
 RETRY_EVERY_S = 0.05
 MESSAGE_BYTES_MAX = 1_000_000
@@ -87,7 +90,7 @@ class Broker:
         self.config = config
         self._common: dict[str, Any] = {
             "bootstrap.servers": config.bootstrap_servers,
-            "log_level": 0,
+            "logger": _SILENT,
             **config.config,
         }
         self._heard: list[KafkaError] = []
