@@ -37,6 +37,7 @@ DECODE_ROWS = 16_384
 """How many records are decoded at once: what fits the processor's cache."""
 ASK_FOR_SETTINGS_EVERY_S = 60.0
 DESCRIBE_EVERY_S = 1.0
+_NEVER_S = float("-inf")
 _TAIL = 64
 
 
@@ -54,7 +55,8 @@ class KafkaReader:
         self._newest: dict[str, tuple[str, int, Frontier | None]] = {}
         self._kept_for: dict[str, tuple[float, Kept]] = {}
         self._known: dict[str, tuple[float, tuple[str, int]]] = {}
-        """Per topic, when it was described, its id and partitions."""
+        """Per topic that was asked for, when it was last described while the reader waited; its id
+        and partitions."""
         self._announced: dict[str, tuple[int, tuple[int, ...]]] = {}
         """Per topic, what the newest frontier said: its version, where it ends."""
 
@@ -195,10 +197,7 @@ class KafkaReader:
         if old:
             now_s = time.monotonic()
             for topic, found in self._broker.described(old).items():
-                if found is None:
-                    del self._known[topic]
-                else:
-                    self._known[topic] = (now_s, found)
+                self._keep(topic, now_s, found)
 
     def _announced_entry(self, topic: str, partition: int, end: int) -> TopicEntry | None:
         """The topic with all versions below `end`, where a frontier says that there is so much."""
@@ -229,17 +228,21 @@ class KafkaReader:
         return described
 
     def _described(self, topic: str) -> tuple[str, int] | None:
-        """The topic's id and partitions, as they were a moment ago; None: there is none."""
-        at_s, described = self._known.get(topic, (0.0, None))
+        """The topic's id and partitions, now or when this reader waited a moment ago; None: there
+        is no such topic."""
+        at_s, described = self._known.get(topic, (_NEVER_S, None))
         if described is not None and time.monotonic() - at_s < DESCRIBE_EVERY_S:
             return described
-        now_s = time.monotonic()
         found = self._broker.describe(topic)
-        if found is None:
-            self._known.pop(topic, None)
-        else:
-            self._known[topic] = (now_s, found)
+        self._keep(topic, _NEVER_S, found)
         return found
+
+    def _keep(self, topic: str, at_s: float, found: tuple[str, int] | None) -> None:
+        _, before = self._known.pop(topic, (at_s, found))
+        if found is not None:
+            self._known[topic] = (at_s, found)
+        if found != before:
+            self._announced.pop(topic, None)
 
     def close(self) -> None:
         self._ids.close()
