@@ -6,7 +6,9 @@ together. So a table here only grows:
     a column that is new          is added; older records have its default, or NULL
     a column that is not there    stays, and is NULL in the records that lack it (a rename is both)
     another type                  the values are read into the known type where it holds all of
-                                  them; otherwise SchemaChanged, before anything is published
+                                  them; a numeric may have more digits, since the database rewrites
+                                  no row for that; otherwise SchemaChanged, before anything is
+                                  published
     another key                   SchemaChanged
 """
 
@@ -28,17 +30,19 @@ def extended(known: TableSchema, now: TableSchema, source: str) -> TableSchema:
     if now.key != known.key:
         raise _changed(known, source, f"its key is {_list(now.key)}, it was {_list(known.key)}")
     there = {column.name: column for column in known.columns}
-    added = []
     for column in now.columns:
         before = there.get(column.name)
         if before is None:
-            added.append(column)
+            there[column.name] = column
+        elif _has_more_digits(before.type, column.type):
+            there[column.name] = replace(before, type=column.type, sql_type=column.sql_type)
         elif not holds(before, column):
             what = f"{column.name} is {column.sql_type}, it was {before.sql_type}"
             raise _changed(known, source, what)
-    if not added:
+    columns = tuple(there.values())
+    if columns == known.columns:
         return known
-    return replace(known, columns=(*known.columns, *added), version=known.version + 1)
+    return replace(known, columns=columns, version=known.version + 1)
 
 
 def holds(known: Column, now: Column) -> bool:
@@ -56,6 +60,12 @@ def holds(known: Column, now: Column) -> bool:
         whole = then.precision - then.scale >= kind.precision - kind.scale
         return bool(whole and then.scale >= kind.scale)
     return False
+
+
+def _has_more_digits(then: pa.DataType, kind: pa.DataType) -> bool:
+    if not (pa.types.is_decimal(then) and pa.types.is_decimal(kind)):
+        return False
+    return bool(then.scale == kind.scale and then.precision < kind.precision)
 
 
 def _changed(table: TableSchema, source: str, what: str) -> SchemaChanged:

@@ -143,6 +143,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("converter", ["json", "json_schemas", "avro"])
 def test_a_view_over_debeziums_topics_is_the_select(
     plant: Plant,

@@ -300,6 +300,12 @@ def test_a_new_column_makes_a_new_version() -> None:
     assert extended(known, table(("id", "int")), "inv") is known
 
 
+def test_a_numeric_may_have_more_digits() -> None:
+    known, now = table(("id", "int"), ("n", "numeric(5,2)")), table(("n", "numeric(9,2)"))
+    wider = table(("id", "int"), ("n", "numeric(9,2)"), version=2)
+    assert extended(known, replace(now, key=known.key), "inv") == wider
+
+
 @pytest.mark.parametrize(
     ("before", "after", "follows"),
     [
