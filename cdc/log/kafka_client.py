@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from cdc.log.kafka_secrets import refused_settings
 
 _SILENT = logging.Logger("librdkafka", logging.CRITICAL + 1)
 """What the client logs comes to us as errors, too, and is told once, in our words."""
+_NO_TOPIC_NAME = re.compile("[^a-zA-Z0-9._-]")
 REQUEST_TIMEOUT_S = 30.0
 RETRY_EVERY_S = 0.05
 MESSAGE_BYTES_MAX = 1_000_000
@@ -61,7 +63,6 @@ _PRODUCER_TUNING: dict[str, Any] = {
     "queue.buffering.max.kbytes": 65_536,
 }
 _CONSUMER_TUNING: dict[str, Any] = {
-    "fetch.wait.max.ms": 10,
     "fetch.min.bytes": 1,
     # A reader that has caught up with its queue would sleep for a second by default.
     "fetch.queue.backoff.ms": 1,
@@ -101,7 +102,9 @@ class Broker:
             raise refused_settings(error, config) from error
 
     def name(self, topic: str) -> str:
-        return self.config.topic_prefix + topic
+        """The name on the broker, which takes few characters: others become underscores, as with
+        Debezium."""
+        return _NO_TOPIC_NAME.sub("_", self.config.topic_prefix + topic)
 
     def reach(self) -> None:
         """Return when the brokers have answered once. Raises LogError that says why they do not,
@@ -126,18 +129,17 @@ class Broker:
         where an idempotent one first has to be given an id."""
         return Producer({**_PRODUCER_TUNING, **self._common, "acks": "all", "linger.ms": 0})
 
-    def consumer(self, *, held_back: bool = True) -> Consumer:
-        """A consumer of committed records that is assigned, never subscribed. `held_back`: the
-        broker waits for records before it answers that there are none."""
+    def consumer(self, fetch_wait_ms: int = 10) -> Consumer:
+        """A consumer of committed records that is assigned, never subscribed. The broker waits for
+        `fetch_wait_ms` before it answers that there are none."""
         settings: dict[str, Any] = {
             "group.id": self.name("reader"),
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
             "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": fetch_wait_ms,
         }
-        if not held_back:
-            settings["fetch.wait.max.ms"] = 0
         return Consumer({**_CONSUMER_TUNING, **self._common, **settings})
 
     def end_offsets(self, topic: str, partitions: int) -> tuple[int, ...]:
@@ -208,6 +210,12 @@ class Broker:
         try:
             future[self.name(topic)].result()
         except KafkaException as error:
+            if error.args[0].code() == KafkaError.TOPIC_EXCEPTION:
+                raise LogRefused(
+                    f"the broker takes no topic of this name: {error.args[0].str()}",
+                    where=self.name(topic),
+                    hint="leave the table out of `tables`, or rename it",
+                ) from error
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise translated(error, topic) from error
         self._until(lambda: self.describe(topic) is not None, topic)

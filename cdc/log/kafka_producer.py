@@ -117,6 +117,12 @@ class KafkaProducer:
             entry = self._tables.entry(topic_id)
             if entry is None:
                 entry = self._claim(spec, topic_id, partitions)
+            if entry.name != spec.name:
+                raise LogRefused(
+                    f"the topic is that of {entry.name}, whose name is the same on the broker",
+                    where=spec.name,
+                    hint="rename one of the tables, or leave it out of `tables`",
+                )
             self._adopt(entry, partitions)
 
     def _claim(self, spec: TopicSpec, topic_id: str, partitions: int) -> TopicEntry:

@@ -23,7 +23,7 @@ from cdc.changes import ChangeBatch, concat_rows
 from cdc.errors import LogError
 from cdc.frontiers import Frontier
 from cdc.log.api import DeadLetter, Horizon, LogBatch
-from cdc.log.kafka_client import LETTERS, REQUEST_TIMEOUT_S, Broker, Kept, kafka_errors
+from cdc.log.kafka_client import LETTERS, Broker, Kept
 from cdc.log.kafka_fetch import Fetcher
 from cdc.log.kafka_letters import read_letter
 from cdc.log.kafka_records import Fetched, TopicEntry, decoded
@@ -61,10 +61,11 @@ class KafkaReader:
         """Per topic, what the newest frontier said: its version, where it ends."""
 
     def topics(self) -> list[str]:
-        names = {entry.name for entry in self._tables.entries()}
-        with kafka_errors("topics"):
-            there = set(self._broker.admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics)
-        return sorted(name for name in names if self._broker.name(name) in there)
+        entries = self._tables.entries()
+        names, ids = sorted({entry.name for entry in entries}), {e.topic_id for e in entries}
+        found = self._broker.described(names) if names else {}
+        # One that was made anew is not there before its connector has registered it.
+        return [name for name in names if (at := found[name]) is not None and at[0] in ids]
 
     def schema(self, topic: str, version: int | None = None) -> TableSchema:
         entry = self._entry(topic)
@@ -120,11 +121,18 @@ class KafkaReader:
         if generation != described[0] or end < seen:
             seen, newest = 0, None
         if end > seen:
-            newest = self._newest_between(topic, seen, end) or newest
+            newest = self._arrived(name, end) or self._newest_between(topic, seen, end) or newest
             self._newest[name] = (described[0], end, newest)
             if newest is not None:
                 self._note(newest)
         return newest
+
+    def _arrived(self, name: str, end: int) -> Frontier | None:
+        """The record that ended a wait, when nothing but its transaction's marker follows it."""
+        message = self._waiter.arrived.get(name)
+        if message is None or (message.offset() or 0) != end - 2:
+            return None
+        return Frontier.from_json(message.value() or b"")
 
     def _note(self, frontier: Frontier) -> None:
         for topic, ends in frontier.end_offsets.items():
@@ -148,7 +156,7 @@ class KafkaReader:
 
     def frontiers(self, name: str, start: int = 0) -> Iterator[tuple[int, Frontier]]:
         topic = f"{name}.frontier"
-        if self._broker.describe(topic) is None:
+        if self._described(topic) is None:
             return
         (end,) = self._broker.end_offsets(topic, 1)
         start = max(0, end + start) if start < 0 else start

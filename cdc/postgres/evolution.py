@@ -101,6 +101,7 @@ def evolved(
     columns = tuple(matching.column(name, kinds) for name in names)
     if columns == known.columns:
         return known
+    _require_same_key(columns, known, refuse)
     if filenode is not None and filenode != now.filenode:
         _require_not_rewritten(columns, known, refuse)
     for new in columns:
@@ -179,6 +180,15 @@ def _typed(known: Column, kind: PgType) -> Column:
     return replace(known, type=found.type, sql_type=found.sql_type)
 
 
+def _require_same_key(columns: Sequence[Column], known: TableSchema, refuse: _Refusal) -> None:
+    """Bytes of the same key would be others (SEMANTICS 10)."""
+    types = {c.attnum: c.sql_type for c in columns}
+    for old in known.key_columns:
+        new = types.get(old.attnum, "gone")
+        if new != old.sql_type:
+            raise refuse(f"of its key, {old.name} is {new}, it was {old.sql_type}")
+
+
 def _require_not_rewritten(columns: Sequence[Column], known: TableSchema, refuse: _Refusal) -> None:
     """A table that has another file now: rows may have values that the stream never had."""
     before = {c.attnum: c for c in known.columns}
@@ -212,11 +222,8 @@ def _require_carried(new: Column, known: TableSchema, refuse: _Refusal) -> None:
     for old in known.columns:
         if old.attnum != new.attnum or (old.type, old.sql_type) == (new.type, new.sql_type):
             continue
-        what = f"{new.name} is {new.sql_type}, it was {old.sql_type}"
-        if old.name in known.key:
-            raise refuse(f"of its key, {what}")
         if not _carries(old.type, new.type):
-            raise refuse(what)
+            raise refuse(f"{new.name} is {new.sql_type}, it was {old.sql_type}")
 
 
 def _carries(old: pa.DataType, new: pa.DataType) -> bool:
