@@ -22,8 +22,8 @@ class Fetcher:
     """Reads ranges of partitions, for one thread; connects with the first."""
 
     def __init__(self, broker: Broker) -> None:
-        self._long = _Connection(broker, held_back=True)
-        self._short = _Connection(broker, held_back=False)
+        self._long = _Connection(broker, fetch_wait_ms=10)
+        self._short = _Connection(broker, fetch_wait_ms=0)
 
     def fetch(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Message]]:
         """Committed records start <= offset < end, as cdc.log.kafka_client.fetch. `topic` is
@@ -40,14 +40,14 @@ class Fetcher:
 class _Connection:
     """A consumer, connected with the first fetch."""
 
-    def __init__(self, broker: Broker, *, held_back: bool) -> None:
-        self._broker, self._held_back = broker, held_back
+    def __init__(self, broker: Broker, fetch_wait_ms: int) -> None:
+        self._broker, self._fetch_wait_ms = broker, fetch_wait_ms
         self._consumer: Consumer | None = None
         self._met: set[str] = set()
 
     def fetch(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Message]]:
         if self._consumer is None:
-            self._consumer = self._broker.consumer(held_back=self._held_back)
+            self._consumer = self._broker.consumer(self._fetch_wait_ms)
         name = self._broker.name(topic)
         if name not in self._met:
             # A topic that the client has not met yet would be looked for once a second.

@@ -121,16 +121,20 @@ class KafkaReader:
         if generation != described[0] or end < seen:
             seen, newest = 0, None
         if end > seen:
-            newest = self._arrived(name, end) or self._newest_between(topic, seen, end) or newest
+            newest = (
+                self._arrived(name, described[0], end)
+                or self._newest_between(topic, seen, end)
+                or newest
+            )
             self._newest[name] = (described[0], end, newest)
             if newest is not None:
                 self._note(newest)
         return newest
 
-    def _arrived(self, name: str, end: int) -> Frontier | None:
+    def _arrived(self, name: str, topic_id: str, end: int) -> Frontier | None:
         """The record that ended a wait, when nothing but its transaction's marker follows it."""
-        message = self._waiter.arrived.get(name)
-        if message is None or (message.offset() or 0) != end - 2:
+        found, message = self._waiter.arrived.get(name, ("", None))
+        if message is None or found != topic_id or (message.offset() or 0) != end - 2:
             return None
         return Frontier.from_json(message.value() or b"")
 

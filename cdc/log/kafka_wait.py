@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from cdc.log.kafka_client import Broker, kafka_errors
 
+FETCH_WAIT_MS = 100
+"""How often the broker says that there is nothing yet; what comes, it says at once."""
 LOOK_EVERY_S = 0.5
 LOOK_FOR_TOPICS_EVERY_S = 0.05
 
@@ -28,6 +30,8 @@ class Waiter:
         """Per name: the topic's id, and the end up to which it has been told."""
         self._assigned: dict[str, tuple[str, str]] = {}
         """Per topic (with prefix) that the consumer stands in, its name and id."""
+        self.arrived: dict[str, tuple[str, Message]] = {}
+        """Per name, the topic's id and the newest record that arrived."""
 
     def wait(self, names: Sequence[str], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
@@ -54,7 +58,7 @@ class Waiter:
         if wanted == self._assigned:
             return
         if self._consumer is None:
-            self._consumer = self._broker.consumer()
+            self._consumer = self._broker.consumer(FETCH_WAIT_MS)
         places = [
             TopicPartition(topic, 0, self._seen[name][1]) for topic, (name, _) in wanted.items()
         ]
@@ -75,6 +79,7 @@ class Waiter:
                 end = (message.offset() or 0) + 1
                 moved |= end > self._seen[name][1]
                 self._seen[name] = (topic_id, max(self._seen[name][1], end))
+                self.arrived[name] = (topic_id, message)
             message = self._consumer.poll(0)
         return moved
 
