@@ -58,7 +58,7 @@ class RegistryIds:
             raise ConfigError(
                 f"the schema registry's client does not take its settings: {mask_url(str(error))}",
                 where=plain,
-                hint="see log.registry_config",
+                hint="see log.schema_registry_config",
             ) from error
         self._ids: dict[tuple[str, str], int] = {}
         self._schemas: dict[int, str] = {}
@@ -205,7 +205,7 @@ class RegistryIds:
         status = error.http_status_code
         hint = "the registry's own log may say more"
         if status in (401, 403):
-            hint = "see log.registry_config (basic.auth.user.info), and our rights in the registry"
+            hint = "see log.schema_registry_config (basic.auth.user.info), and our rights in the registry"
         elif status == 404:
             hint = "see log.schema_registry: another registry's records, or another path?"
         said = mask_url(str(error.error_message))
@@ -244,7 +244,7 @@ def _client_settings(url: str, config: Mapping[str, str]) -> tuple[str, dict[str
                 settings[name] = float(settings[name])
             except ValueError as error:
                 raise ConfigError(
-                    f"log.registry_config: {name} is not a number: {settings[name]!r}"
+                    f"log.schema_registry_config: {name} is not a number: {settings[name]!r}"
                 ) from error
     if settings.get("ssl.ca.location") == "false":
         settings["ssl.ca.location"] = False
