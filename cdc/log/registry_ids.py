@@ -205,7 +205,7 @@ class RegistryIds:
         status = error.http_status_code
         hint = "the registry's own log may say more"
         if status in (401, 403):
-            hint = "see log.schema_registry_config (basic.auth.user.info), and our rights in the registry"
+            hint = "see log.schema_registry_config (basic.auth.user.info), and our rights there"
         elif status == 404:
             hint = "see log.schema_registry: another registry's records, or another path?"
         said = mask_url(str(error.error_message))
