@@ -57,7 +57,7 @@ class GroupOffsets:
     def read(self, consumer: str) -> dict[tuple[str, int], int]:
         """What is recorded, once all that was begun is."""
         self.settle()
-        group = self._broker.name(consumer)
+        group = self._group(consumer)
         futures = self._broker.admin.list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group)], request_timeout=REQUEST_TIMEOUT_S
         )
@@ -76,7 +76,7 @@ class GroupOffsets:
 
     def remove(self, consumer: str) -> None:
         self.settle()
-        group = self._broker.name(consumer)
+        group = self._group(consumer)
         futures = self._broker.admin.delete_consumer_groups(
             [group], request_timeout=REQUEST_TIMEOUT_S
         )
@@ -100,6 +100,10 @@ class GroupOffsets:
         if pending is not None:
             pending.result()
 
+    def _group(self, consumer: str) -> str:
+        """Unlike a topic's, a group's name may have any characters."""
+        return self._broker.config.topic_prefix + consumer
+
     def _record(self, consumer: str, positions: Positions, before: Future[None] | None) -> None:
         if before is not None:
             before.result()
@@ -112,7 +116,7 @@ class GroupOffsets:
             if isinstance(cause, KafkaException) and cause.args[0].code() in NO_TOPIC:
                 return  # whoever reads a topic that was removed learns it by reading
             raise
-        group = ConsumerGroupTopicPartitions(self._broker.name(consumer), offsets)
+        group = ConsumerGroupTopicPartitions(self._group(consumer), offsets)
         futures = self._broker.admin.alter_consumer_group_offsets(
             [group], request_timeout=REQUEST_TIMEOUT_S
         )
