@@ -74,7 +74,7 @@ def judge(
     for number in range(int(slices)):
         chosen = candidates & (survey.hashes % slices == number)
         superseded_us = max(superseded_us, _supersede(scan, chosen, survey, removed, hash_bits))
-    expired = np.flatnonzero(~removed & survey.deletes)
+    expired = np.flatnonzero(survey.deletes & ~candidates)
     expired = expired[survey.appended_us(expired) < tombstones_before_us]
     removed[expired] = True
     return Verdict(removed, superseded_us, int(survey.appended_us(expired).max(initial=0)))

@@ -184,8 +184,13 @@ def test_judge_keeps_what_a_dictionary_keeps(
     verdict = judge(lambda: iter(scan()), count, 5, hash_bits=hash_bits, slice_bytes=memory)
     last = {key: i for i, (key, _) in enumerate(records)}
     times = [at for at, append in enumerate(appends) for _ in append]
-    kept = {i for i in last.values() if not (records[i][1] and times[i] < 5)}
-    assert set(np.flatnonzero(~verdict.removed).tolist()) == kept
+    expired = {i for i in last.values() if records[i][1] and times[i] < 5}
+    alone = {i for i in expired if sum(key == records[i][0] for key, _ in records) == 1}
+    kept = set(np.flatnonzero(~verdict.removed).tolist())
+    if hash_bits == 64:
+        assert kept == set(last.values()) - alone
+    else:  # equal hashes keep a delete longer
+        assert set(last.values()) - alone <= kept <= set(last.values())
 
 
 def test_policy() -> None:
@@ -274,6 +279,7 @@ def test_kill_during_compaction(config: LogConfig, point: str, passes: int) -> N
     assert notes_by_id(read_all(EmbeddedLog(config).reader())) == wanted
     producer.append([(TOPIC, changes([1000], note="new"))], [frontier(10)])
     gone = LogConfig("embedded", config.path, tombstone_retention_s=0.0)
+    compact_log(gone)  # takes what was deleted, the next one the deletes
     (counts,) = compact_log(gone).values()
     assert counts[1] == 51
     assert notes_by_id(read_all(EmbeddedLog(config).reader())) == wanted | {1000: "new"}
