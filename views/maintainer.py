@@ -17,7 +17,8 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 from cdc.changes import ChangeBatch
 from cdc.cli.parts import Stop
@@ -30,11 +31,14 @@ from compaction.runs import Run
 from views.checkpoint import Checkpoints, Snapshot, Stand, snapshot
 from views.operators.graph import Graph
 from views.plan import ViewPlan, scans
-from views.publishing import Publisher
+from views.publishing import Publisher, check_compatible
 from views.recovery import resume
 from views.reload import ReloadRequest, ReloadRequested
 from views.sql.planner import plan_views
 from views.status import StatusFile
+from views.table_changes import table_change
+
+logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ def maintain(config: Config, group: str, log: Log, stop: Stop) -> None:
             planned = _planned(config, group, reader, status, stop)
             if planned is None:
                 return
-            maintainer = Maintainer(config, group, log, producer, reader, *planned, status)
+            maintainer = Maintainer(config, group, log, producer, reader, planned, status)
             try:
                 maintainer.run(stop)
             except (TopicReplaced, ReloadRequested):
@@ -73,23 +77,45 @@ def maintain(config: Config, group: str, log: Log, stop: Stop) -> None:
         producer.close()
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A group's plans, its tables, and its views that ran once and cannot be planned any more."""
+
+    plans: Mapping[str, ViewPlan]
+    tables: Mapping[str, TableSchema]
+    refused: Mapping[str, ViewError]
+
+
 def _planned(
     config: Config, group: str, reader: Reader, status: StatusFile, stop: Stop
-) -> tuple[dict[str, ViewPlan], dict[str, TableSchema]] | None:
-    """The group's plans and tables, as soon as all tables are in the log; None: stopped before."""
+) -> Planned | None:
+    """The group's plans and tables, as soon as all tables are in the log; None: stopped before.
+    Raises ViewError for a view that never ran, or when there is none left."""
     mine = {name: view for name, view in config.views.items() if view.group == group}
     own = replace(config, views=mine)
     while not stop():
         tables = source_tables(config, reader)
         complete = all(reader.newest_frontier(name) is not None for name in config.sources)
-        try:
-            return plan_views(own, tables), tables
-        except ViewError as error:
-            if complete:
-                raise
-            status.write({"state": "waiting", "waiting_for": str(error)})
+        refused: dict[str, ViewError] = {}
+        plans = plan_views(own, tables, refused, partial(_check_topic, reader, reader.topics()))
+        if not refused:
+            return Planned(plans, tables, refused)
+        if complete:
+            ran = [n for n in refused if reader.newest_frontier(f"view.{n}") is not None]
+            fatal = [error for name, error in refused.items() if name not in ran or not plans]
+            if fatal:
+                raise fatal[0]
+            return Planned(plans, tables, refused)
+        error = next(iter(refused.values()))
+        status.write({"state": "waiting", "waiting_for": str(error)})
         reader.wait(list(config.sources), _POLL_S)
     return None
+
+
+def _check_topic(reader: Reader, topics: Sequence[str], plan: ViewPlan) -> None:
+    topic = f"view.{plan.name}"
+    if topic in topics:
+        check_compatible(reader.schema(topic), plan.output, plan.name)
 
 
 def source_tables(config: Config, reader: Reader) -> dict[str, TableSchema]:
@@ -108,12 +134,14 @@ class Maintainer:
         log: Log,
         producer: Producer,
         reader: Reader,
-        plans: Mapping[str, ViewPlan],
-        tables: Mapping[str, TableSchema],
+        planned: Planned,
         status: StatusFile,
     ) -> None:
         self._config, self._consumer, self._log, self._reader = config, f"view.{group}", log, reader
-        self._plans, self._tables, self._status = plans, tables, status
+        plans = planned.plans
+        self._plans, self._tables, self._status = plans, planned.tables, status
+        self._versions = {topic: table.version for topic, table in planned.tables.items()}
+        self._refused = planned.refused
         self._producer = producer
         self._sources = view_sources(plans)
         self._inputs = _topics_by_source(plans)
@@ -133,6 +161,8 @@ class Maintainer:
         return graph, Publisher(graph, self._producer, self._reader, self._sources)
 
     def run(self, stop: Stop) -> None:
+        for name, error in self._refused.items():
+            logger.warning("view %s is blocked: %s", name, error)
         self._reloading = self._request.stands
         if not self._reloading:
             self._stand = resume(self._checkpoints, self._graph, self._publisher, self._reader)
@@ -171,6 +201,7 @@ class Maintainer:
     def _step(self, cut: Cut, cuts: CutReader) -> None:
         """One cut: read, run, publish, commit."""
         began_s = time.monotonic()
+        self._follow_tables(cut)
         changes = {topic: self._changes(cut, topic) for topic in self._graph.inputs}
         hold = not cuts.exact(cut)
         stand = self._reached(cut, cuts)
@@ -189,6 +220,25 @@ class Maintainer:
         if loaded:
             self._start_checkpoint()
         self._beside()
+
+    def _follow_tables(self, cut: Cut) -> None:
+        """Notice what became of the columns that views read, before the first rows of a table's
+        new version. Raises ReloadRequested when the views must be planned again."""
+        for source, topics in self._inputs.items():
+            frontier = cut.frontiers.get(source)
+            for topic in topics if frontier is not None else ():
+                version = frontier.schema_versions.get(topic, 0) if frontier else 0
+                if version > self._versions[topic]:
+                    self._versions[topic] = version
+                    self._follow(topic, self._reader.schema(topic, version))
+
+    def _follow(self, topic: str, now: TableSchema) -> None:
+        change = table_change(self._plans, topic, self._tables[topic], now)
+        if change.replan:
+            raise ReloadRequested
+        for name, why in change.refused.items():
+            logger.warning("view %s is blocked: %s", name, why)
+            self._graph.outputs[name].refused = why
 
     def _changes(self, cut: Cut, topic: str) -> Sequence[ChangeBatch]:
         found = [batch.changes for batch in cut.batches(topic)]
@@ -272,13 +322,14 @@ class Maintainer:
         arrangements = self._graph.arrangements.values()
         blocked = {name: output.blocked for name, output in self._graph.outputs.items()}
         return {
-            "state": "blocked" if any(blocked.values()) else "running",
+            "state": "blocked" if any(blocked.values()) or self._refused else "running",
             "position": str(self._stand.vector),
             "rows": self._rows_read,
             "rows_published": self._publisher.rows_published,
             "state_rows": sum(a.old.num_rows for a in arrangements),
             "state_bytes": sum(a.old.nbytes for a in arrangements),
-            "views": {
+            "views": {name: _refusal(error) for name, error in self._refused.items()}
+            | {
                 name: {
                     "state": "blocked" if why else "running",
                     "why": why,
@@ -298,6 +349,10 @@ class Maintainer:
 
     def close(self) -> None:
         self._thread.shutdown()
+
+
+def _refusal(error: ViewError) -> dict[str, str]:
+    return {"state": "blocked", "why": str(error), "position": ""}
 
 
 def view_sources(plans: Mapping[str, ViewPlan]) -> dict[str, set[str]]:

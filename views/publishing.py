@@ -49,7 +49,7 @@ class Publisher:
         stored = self._reader.schema(topic)
         if replace(stored, version=wanted.version) == wanted:
             return stored
-        _check_compatible(stored, wanted, output.plan.name)
+        check_compatible(stored, wanted, output.plan.name)
         newer = replace(wanted, version=stored.version + 1)
         self._producer.set_schema(topic, newer)
         return newer
@@ -114,7 +114,8 @@ class Publisher:
         return latest.take(np.flatnonzero(latest.op != D)).rows
 
 
-def _check_compatible(stored: TableSchema, wanted: TableSchema, view: str) -> None:
+def check_compatible(stored: TableSchema, wanted: TableSchema, view: str) -> None:
+    """Raises ViewError when a view's topic cannot go on with another plan's rows."""
     old = {column.name: column.type for column in stored.columns}
     same_key = stored.key == wanted.key
     changed = [c.name for c in wanted.columns if c.name in old and old[c.name] != c.type]

@@ -101,7 +101,15 @@ def _fingerprint(plans: Mapping[str, p.ViewPlan], inputs: Mapping[str, TableInpu
     body = [
         _FORMAT,
         [(plan.name, plan.fingerprint) for plan in plans.values()],
-        [(topic, table.columns, table.schema.key) for topic, table in inputs.items()],
+        [
+            (
+                topic,
+                table.columns,
+                [table.schema.column(n).attnum for n in table.columns],
+                table.schema.key,
+            )
+            for topic, table in inputs.items()
+        ],
     ]
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()[:16]
 

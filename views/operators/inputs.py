@@ -8,6 +8,7 @@ none either. The arrangement has weight 1 or none per key by construction, and s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,7 @@ class TableInput:
     ) -> None:
         self.topic, self.schema, self.columns = topic, schema, tuple(columns)
         self._arrow = pa.schema([pa.field(n, schema.column(n).type) for n in self.columns])
+        self._wanted = schema.only(self.columns)
         names = [column.name for column in schema.columns]
         self._places = [names.index(name) for name in self.columns]
         self._key = tuple(self.columns.index(name) for name in schema.key)
@@ -58,8 +60,13 @@ class TableInput:
         return None if self.keyed is None else Delta(self.keyed.rows, self.keyed.weights)
 
     def _used(self, batch: ChangeBatch) -> pa.RecordBatch:
-        rows = batch.conformed(self.schema).rows
-        arrays = [rows.column(i) for i in self._places]
+        if batch.schema == self.schema:
+            arrays = [batch.rows.column(i) for i in self._places]
+        else:
+            # Of another version, only what is used needs to be as it was.
+            arrays = (
+                replace(batch, before=None, has_before=None).conformed(self._wanted).rows.columns
+            )
         return pa.RecordBatch.from_arrays(arrays, schema=self._arrow)
 
     def _difference(self, rows: pa.RecordBatch, live: np.ndarray, hashes: Codes) -> Keyed | None:

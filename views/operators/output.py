@@ -2,8 +2,8 @@
 
 `per_key` consolidates a delta: equal rows cancel, then a key that gained a row is an upsert and one
 that only lost its row is a tombstone. A view is blocked while a row fails in it or in a view below,
-or while two rows claim one key; what it would have published is kept, consolidated, and published
-as one difference when it resumes.
+while two rows claim one key, or when a table has lost a column that it reads; what it would have
+published is kept, consolidated, and published as one difference when it resumes.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class ViewOutput:
         self.unpublished = Arrangement(f"{self.topic} unpublished", self._layout)
         self.rows = Arrangement(f"{self.topic} rows", self._layout) if plan.key_declared else None
         self._duplicates: dict[RowKey, str] = {}
+        self.refused = ""
+        """Why the view cannot go on with its tables as they are now."""
 
     @property
     def arrangements(self) -> list[Arrangement]:
@@ -68,6 +70,8 @@ class ViewOutput:
     @property
     def blocked(self) -> str:
         """Why the view stands at its last good cut; "" when it does not."""
+        if self.refused:
+            return self.refused
         for failing in self._failing:
             if failing.live:
                 return str(failing.example())
@@ -81,7 +85,7 @@ class ViewOutput:
     @property
     def is_blocked(self) -> bool:
         return (
-            bool(self._duplicates)
+            bool(self.refused or self._duplicates)
             or any(failing.live for failing in self._failing)
             or any(below.is_blocked for below in self._below)
         )

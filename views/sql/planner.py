@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from cdc.config import Config, Place, ViewConfig
+from cdc.errors import ViewError
 from cdc.schema import Column, TableSchema, type_name
 from views.plan import (
     Distinct,
@@ -57,24 +58,46 @@ def plan_view(
     return ViewPlan(name, sql, root, inputs, schema, key is not None, mark, warnings)
 
 
-def plan_views(config: Config, tables: Mapping[str, TableSchema]) -> dict[str, ViewPlan]:
+def plan_views(
+    config: Config,
+    tables: Mapping[str, TableSchema],
+    refused: dict[str, ViewError] | None = None,
+    accept: Callable[[ViewPlan], None] = lambda plan: None,
+) -> dict[str, ViewPlan]:
     """Every view of the configuration, in dependency order: a view after the views it reads.
 
-    `tables` is keyed `source.schema.table`. A view in another group is refused.
+    `tables` is keyed `source.schema.table`. A view in another group is refused, and one that
+    `accept` raises ViewError for. With `refused`, such views are left out, and stand there with
+    their errors; so do the views that read them.
     """
     plans: dict[str, ViewPlan] = {}
     trees = {n: parse_select(SqlText(n, v.sql, v.sql_place)) for n, v in config.views.items()}
-    for name in ordered({n: references(t, set(trees)) for n, t in trees.items()}):
+    reads = {n: references(t, set(trees)) for n, t in trees.items()}
+    for name in ordered(reads):
         view = config.views[name]
-        plans[name] = plan_view(
-            name,
-            view.sql,
-            catalog_of(config, view, tables, {n: p.output for n, p in plans.items()}),
-            key=view.key,
-            timezone=view.timezone,
-            sql_place=view.sql_place,
-        )
+        try:
+            _require_planned(name, reads[name], refused or {})
+            plan = plan_view(
+                name,
+                view.sql,
+                catalog_of(config, view, tables, {n: p.output for n, p in plans.items()}),
+                key=view.key,
+                timezone=view.timezone,
+                sql_place=view.sql_place,
+            )
+            accept(plan)
+            plans[name] = plan
+        except ViewError as error:
+            if refused is None:
+                raise
+            refused[name] = error
     return plans
+
+
+def _require_planned(name: str, reads: Collection[str], refused: Collection[str]) -> None:
+    below = sorted(set(reads) & set(refused))
+    if below:
+        raise ViewError(f"view {below[0]}, which it reads, is blocked", where=f"view {name}")
 
 
 def catalog_of(
