@@ -105,11 +105,13 @@ def format_options(log: LogConfig) -> dict[str, str]:
 def log(request: pytest.FixtureRequest, kafka_bootstrap: str, tmp_path: Path) -> LogConfig:
     if request.param == "avro":
         registry = request.getfixturevalue("schema_registry")
-        return replace(kafka_config(kafka_bootstrap, tmp_path), schema_registry=registry)
+        avro = kafka_config(kafka_bootstrap, tmp_path)
+        return replace(avro, schema_registry=registry, transaction_metadata=True)
     return replace(
         kafka_config(kafka_bootstrap, tmp_path, "json"),
         decimal_handling_mode="string",
         schemas=request.param == "json with schemas",
+        transaction_metadata=request.param == "json with schemas",
     )
 
 
