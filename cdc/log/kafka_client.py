@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import (
     OFFSET_INVALID,
@@ -21,7 +23,13 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    TopicDescription,
+)
 
 from cdc.config import LogConfig
 from cdc.errors import Fenced, LogError, LogRefused, mask_url
@@ -50,7 +58,13 @@ _NOT_YET = (
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError._NOENT,  # "No leaders found"
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.REQUEST_TIMED_OUT,
 )
+"""What a broker that starts again, or a topic that was just made, answers for a while."""
 _NEVER_MS = 2**53
 NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
@@ -73,6 +87,8 @@ _CONSUMER_TUNING: dict[str, Any] = {
 }
 _FETCH_MESSAGES = 3_000
 _POLL_S = 0.05
+_HEARD = 100
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -94,7 +110,7 @@ class Broker:
             "logger": _SILENT,
             **config.config,
         }
-        self._heard: list[KafkaError] = []
+        self._heard: deque[KafkaError] = deque(maxlen=_HEARD)
         self._reached = False
         try:
             self.admin = AdminClient({**self._common, "error_cb": self._heard.append})
@@ -140,7 +156,9 @@ class Broker:
             "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": fetch_wait_ms,
         }
-        return Consumer({**_CONSUMER_TUNING, **self._common, **settings})
+        # Else its connections' troubles would be messages: whoever reads waits for the brokers.
+        told = {"error_cb": self._heard.append}
+        return Consumer({**_CONSUMER_TUNING, **self._common, **settings, **told})
 
     def end_offsets(self, topic: str, partitions: int) -> tuple[int, ...]:
         """Per partition, the end of what is committed (the last stable offset)."""
@@ -155,29 +173,42 @@ class Broker:
         self, wanted: dict[TopicPartition, OffsetSpec]
     ) -> dict[tuple[str, int], int]:
         """Per (topic with prefix, partition), the last stable offset."""
+
+        def ask() -> dict[tuple[str, int], int]:
+            found = self.admin.list_offsets(
+                wanted,
+                isolation_level=IsolationLevel.READ_COMMITTED,
+                request_timeout=REQUEST_TIMEOUT_S,
+            )
+            return {(at.topic, at.partition): f.result().offset for at, f in found.items()}
+
+        return self._answer(ask, "offsets", {at.topic for at in wanted})
+
+    def _answer(
+        self, ask: Callable[[], _Answer], place: str, topics: Collection[str] = ()
+    ) -> _Answer:
+        """What a request answers, asked again while a broker starts. `topics` (with prefix) are
+        those whose leaders it needs: the client remembers an older epoch until it asks."""
         self.reach()
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
-        while True:
-            try:
-                found = self.admin.list_offsets(
-                    wanted,
-                    isolation_level=IsolationLevel.READ_COMMITTED,
-                    request_timeout=REQUEST_TIMEOUT_S,
-                )
-                return {(at.topic, at.partition): f.result().offset for at, f in found.items()}
-            except KafkaException as error:
-                # A topic that was just made has no leader for a moment, and of a broker that has
-                # been started again the client remembers an older epoch until it asks.
-                if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
-                    raise translated(error, "offsets") from error
+        with kafka_errors(place):
+            while True:
+                try:
+                    return ask()
+                except KafkaException as error:
+                    if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
+                        raise
                 time.sleep(RETRY_EVERY_S)
-                self._meet({at.topic for at in wanted})
+                self._meet(topics, deadline)
 
-    def _meet(self, topics: set[str]) -> None:
-        """Have the client ask who leads these topics (with prefix) now."""
+    def _meet(self, topics: Collection[str], deadline: float) -> None:
+        """Have the client ask who leads these topics now."""
         for topic in topics:
-            with kafka_errors(topic):
+            try:
                 self.admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
+                    raise
 
     def describe(self, topic: str) -> tuple[str, int] | None:
         """(topic id, partitions); None: there is no such topic."""
@@ -185,39 +216,36 @@ class Broker:
 
     def described(self, topics: Sequence[str]) -> dict[str, tuple[str, int] | None]:
         """As `describe`, of several topics with one request."""
-        self.reach()
-        futures = self.admin.describe_topics(
-            TopicCollection([self.name(topic) for topic in topics]),
-            request_timeout=REQUEST_TIMEOUT_S,
-        )
-        found: dict[str, tuple[str, int] | None] = {}
-        for topic in topics:
-            try:
-                told = futures[self.name(topic)].result()
-                found[topic] = str(told.topic_id), len(told.partitions)
-            except KafkaException as error:
-                if error.args[0].code() not in NO_TOPIC:
-                    raise translated(error, topic) from error
-                found[topic] = None
-        return found
+        names = [self.name(topic) for topic in topics]
+
+        def ask() -> dict[str, tuple[str, int] | None]:
+            futures = self.admin.describe_topics(
+                TopicCollection(names), request_timeout=REQUEST_TIMEOUT_S
+            )
+            return {t: _described(futures[name]) for t, name in zip(topics, names, strict=True)}
+
+        return self._answer(ask, ", ".join(topics))
 
     def create(self, topic: str, partitions: int, settings: dict[str, str]) -> None:
         """Make a topic unless it exists, and wait until the broker knows it."""
-        self.reach()
         copies = self.config.replication_factor or -1
         wanted = NewTopic(self.name(topic), partitions, copies, config=settings)
-        future = self.admin.create_topics([wanted], request_timeout=REQUEST_TIMEOUT_S)
-        try:
-            future[self.name(topic)].result()
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.TOPIC_EXCEPTION:
-                raise LogRefused(
-                    f"the broker takes no topic of this name: {error.args[0].str()}",
-                    where=self.name(topic),
-                    hint="leave the table out of `tables`, or rename it",
-                ) from error
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise translated(error, topic) from error
+
+        def ask() -> None:
+            future = self.admin.create_topics([wanted], request_timeout=REQUEST_TIMEOUT_S)
+            try:
+                future[wanted.topic].result()
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.TOPIC_EXCEPTION:
+                    raise LogRefused(
+                        f"the broker takes no topic of this name: {error.args[0].str()}",
+                        where=wanted.topic,
+                        hint="leave the table out of `tables`, or rename it",
+                    ) from error
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+
+        self._answer(ask, topic)
         self._until(lambda: self.describe(topic) is not None, topic)
 
     def record_bytes_max(self, topic: str) -> int:
@@ -235,10 +263,12 @@ class Broker:
 
     def _settings(self, topic: str) -> dict[str, str]:
         resource = ConfigResource(ConfigResource.Type.TOPIC, self.name(topic))
-        futures = self.admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
-        with kafka_errors(topic):
-            found = futures[resource].result()
-        return {name: entry.value for name, entry in found.items()}
+
+        def ask() -> dict[str, str]:
+            futures = self.admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
+            return {name: entry.value for name, entry in futures[resource].result().items()}
+
+        return self._answer(ask, topic)
 
     def delete(self, topics: Sequence[str]) -> None:
         """Delete topics, and wait until the broker has forgotten them."""
@@ -346,6 +376,16 @@ def translated(error: KafkaException, place: str) -> LogError:
         where=place,
         hint="see log.bootstrap_servers and the broker",
     )
+
+
+def _described(future: Future[TopicDescription]) -> tuple[str, int] | None:
+    try:
+        found = future.result()
+    except KafkaException as error:
+        if error.args[0].code() not in NO_TOPIC:
+            raise
+        return None
+    return str(found.topic_id), len(found.partitions)
 
 
 def no_offset(offset: int) -> bool:

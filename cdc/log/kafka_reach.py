@@ -8,7 +8,7 @@ stays refused; brokers that are away may come back.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ClusterMetadata
@@ -37,7 +37,7 @@ _AWAY = (
 
 
 def reach(
-    admin: AdminClient, heard: list[KafkaError], patience_s: float = PATIENCE_S
+    admin: AdminClient, heard: Collection[KafkaError], patience_s: float = PATIENCE_S
 ) -> ClusterMetadata:
     """What the brokers say of themselves; `heard` is what the client's error_cb is told. Raises
     KafkaException with the most telling error."""
@@ -70,7 +70,7 @@ def unreachable(error: KafkaError, log: LogConfig) -> LogError:
     return kind(what, where=log.bootstrap_servers, hint=remedy(error))
 
 
-def _most_telling(heard: Sequence[KafkaError]) -> KafkaError | None:
+def _most_telling(heard: Collection[KafkaError]) -> KafkaError | None:
     """The error that says most about why nobody answers."""
     known = [error for error in heard if error.code() in _TELLING]
     # The first of a kind: later ones are often "disconnected" alone.

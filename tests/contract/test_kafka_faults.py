@@ -26,6 +26,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from cdc.changes import C
 from cdc.config import LogConfig
 from cdc.errors import BadData, Fenced, LogError, LogRefused
+from cdc.log import kafka_client, kafka_producer
 from cdc.log.api import Log, Producer, Reader
 from cdc.log.open import open_log
 from demo.server_process import free_port, wait_until
@@ -218,9 +219,40 @@ class TestABrokerThatEnds:
         append(producer, 20)
         assert_exact(log, 21)
 
-    def test_and_is_full(self, own_kafka: Broker, log: Log, producer: Producer) -> None:
+    def test_while_many_things_are_asked(
+        self, own_kafka: Broker, log: Log, producer: Producer, aside: ThreadPoolExecutor
+    ) -> None:
+        """A broker that is soon there again is waited for."""
+        append(producer, 0)
+        enough = threading.Event()
+
+        def ask() -> int:
+            count = 0
+            with reading(log) as reader:
+                while not enough.is_set():
+                    assert reader.topics() == [TOPIC]
+                    newest = reader.newest_frontier(NAME)
+                    assert newest is not None
+                    assert reader.end_offsets(TOPIC) >= newest.end_offsets[TOPIC]
+                    assert reader.wait([NAME], 0.01) in (True, False)
+                    count += 1
+            return count
+
+        asking = aside.submit(ask)
+        own_kafka.stop()
+        own_kafka.start()
+        append(producer, 1)
+        enough.set()
+        assert asking.result(DEADLINE_S) > 0
+        assert_exact(log, 2)
+
+    def test_and_is_full(
+        self, own_kafka: Broker, log: Log, producer: Producer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A broker ends when its disk is full. What it acknowledged is there when it has room."""
         append(producer, 0)
+        for module in (kafka_client, kafka_producer):
+            monkeypatch.setattr(module, "REQUEST_TIMEOUT_S", 5.0)
         own_kafka.fill(200_000)
         started = time.monotonic()
         with pytest.raises(LogError) as caught:
@@ -228,6 +260,7 @@ class TestABrokerThatEnds:
         assert_transient(caught.value)
         assert time.monotonic() - started < BOUND_S
         own_kafka.await_end()
+        monkeypatch.undo()
         own_kafka.start()
         done = next_number(log)
         go_on(log, done + 2)
