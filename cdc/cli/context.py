@@ -17,6 +17,7 @@ from cdc.log.api import Log, Reader
 from cdc.log.open import open_log
 from cdc.schema import TableSchema
 from cdc.source import Source
+from cdc.topics import FENCED
 
 UNFENCED = "unfenced: its cuts are polls of topics, not transactions"
 Kind = Literal["source", "view", "sink"]
@@ -43,9 +44,16 @@ def opened_source(config: Config, name: str) -> Iterator[Source]:
         yield source
 
 
-def fenced(config: Config, sources: Iterable[str]) -> bool:
+def fenced(config: Config, reader: Reader, sources: Iterable[str]) -> bool:
     """Whether what these sources give is cut between transactions."""
-    return all(config.sources[name].type != "topics" for name in sources)
+    return all(_is_fenced(config, reader, name) for name in sources)
+
+
+def _is_fenced(config: Config, reader: Reader, name: str) -> bool:
+    if config.sources[name].type != "topics":
+        return True
+    newest = reader.newest_frontier(name)
+    return newest is not None and bool(newest.resume.get(FENCED))
 
 
 def find(config: Config, name: str) -> tuple[Kind, str]:

@@ -86,7 +86,7 @@ def _source(config: Config, reader: Reader, name: str, now: NativePosition | Cdc
     frontier = reader.newest_frontier(name)
     facts = _process(config, "source", name)
     facts |= {
-        "fenced": fenced(config, [name]),
+        "fenced": fenced(config, reader, [name]),
         "position": str(frontier.positions) if frontier else None,
         "reachable": not isinstance(now, CdcError),
         "incomplete": list(frontier.incomplete) if frontier else [],
@@ -142,7 +142,8 @@ def _view(config: Config, reader: Reader, name: str) -> Facts:
         else 0,
     }
     if frontier is not None:
-        facts["fenced"] = fenced(config, [s for s in frontier.positions if s in config.sources])
+        known = [source for source in frontier.positions if source in config.sources]
+        facts["fenced"] = fenced(config, reader, known)
     return facts | _behind_sources(reader, frontier)
 
 

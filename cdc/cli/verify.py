@@ -157,7 +157,7 @@ def _verdict(config: Config, sink: str, one: Input, read: SourceRead, reader: Re
     _, unsettled = newest_rows(changes_between(reader, one.topic, before, after), one.schema)
     approximate = floats(one.schema) if one.name in config.views else []
     difference = store_difference(expected, store, one.schema, unsettled, approximate)
-    position, whole = f"{one.source}@{read.position}", fenced(config, [one.source])
+    position, whole = f"{one.source}@{read.position}", fenced(config, reader, [one.source])
     return Verdict(one.name, position, difference, len(unsettled), fenced=whole)
 
 

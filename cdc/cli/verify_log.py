@@ -86,7 +86,7 @@ def verdicts_with_log(
                 compared.add(topic)
                 verdict = _topic_verdict(topic, tables[topic], cut, reads, reader)
                 source = topic.partition(".")[0]
-                found.append(replace(verdict, fenced=fenced(config, [source])))
+                found.append(replace(verdict, fenced=fenced(config, reader, [source])))
         found.append(_view_verdict(config, tables, sink, view, cut, reader))
     return found
 
@@ -192,5 +192,5 @@ def _view_verdict(
         difference,
         len(unsettled),
         against="log",
-        fenced=fenced(config, view.sources),
+        fenced=fenced(config, reader, view.sources),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from cdc.cli.context import UNFENCED, fenced, known_tables, needs, sink_named, unknown
+from cdc.cli.context import UNFENCED, fenced, known_tables, needs, opened_log, sink_named, unknown
 from cdc.cli.output import emit
 from cdc.cli.targets import positions_now, wait_for
 from cdc.config import Config
@@ -25,7 +25,8 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
         target = positions_now(config, needs(config, sink, known_tables(config)).sources)
     reached, vector = wait_for(config, sink.name, target, arguments.timeout, lambda: False)
     waited_s = time.monotonic() - began
-    whole = fenced(config, target)
+    with opened_log(config) as (_, reader):
+        whole = fenced(config, reader, target)
     if arguments.json:
         emit(
             {

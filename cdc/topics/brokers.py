@@ -59,11 +59,14 @@ class TopicsBroker:
         self.group = group
         self.broker = Broker(log_config(config.topics))
 
+    def names_there(self) -> list[str]:
+        """All topics of the broker. Raises SourceUnavailable."""
+        with asking(self.name):
+            return sorted(self.broker.admin.list_topics(timeout=ANSWER_TIMEOUT_S).topics)
+
     def topics(self) -> dict[str, str]:
         """The topics that are read, and the table of each. Raises SourceError."""
-        with asking(self.name):
-            there = sorted(self.broker.admin.list_topics(timeout=ANSWER_TIMEOUT_S).topics)
-        found = chosen(there, self.patterns, self.name)
+        found = chosen(self.names_there(), self.patterns, self.name)
         tables: dict[str, str] = {}
         for topic, table in found.items():
             if table in tables:

@@ -11,7 +11,7 @@ from cdc.topics.brokers import TopicsBroker
 
 
 def check_topics(
-    broker: TopicsBroker, tables: Callable[[], Mapping[str, TableSchema]]
+    broker: TopicsBroker, tables: Callable[[], Mapping[str, TableSchema]], cuts: str
 ) -> list[Finding]:
     """One finding for the brokers, one for each topic, and one for each that forgets records."""
     try:
@@ -21,7 +21,7 @@ def check_topics(
         settings = broker.settings(list(topics))
     except CdcError as error:
         return [Finding("error", error.where or broker.name, error.what, error.hint)]
-    answers = f"the brokers of cluster {cluster} answer; unfenced: cuts are per poll"
+    answers = f"the brokers of cluster {cluster} answer; {cuts}"
     findings = [Finding("ok", broker.name, answers)]
     for topic, table in topics.items():
         findings.append(Finding("ok", topic, _described(found[table])))

@@ -23,7 +23,9 @@ from cdc.positions import TopicOffsets
 from cdc.schema import TableSchema
 from cdc.topics.brokers import TopicsBroker
 from cdc.topics.decode import TopicDecoder
+from cdc.topics.fenced import FencedTopics
 from cdc.topics.poll import Partition, Poller
+from cdc.topics.polled import PolledTopics
 from cdc.topics.source import TopicsSource
 
 POLL_BYTES = 16 * 2**20
@@ -31,42 +33,25 @@ HELD_ROWS = 1_000_000
 
 
 class TopicsAt:
-    """A source's topics up to `position`, which is their end now."""
+    """A source's topics up to `position`, which is where they stand now."""
 
     def __init__(self, source: TopicsSource) -> None:
-        self._source = source
+        self._topics = source.topics()
         self.position = source.current_position()
 
     def table(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         """The rows of a table, as its newest version `schema` has them. Raises SourceError,
         BadData."""
-        topic = next((t for t, n in self._source.names().items() if n == schema.name), None)
-        if topic is None:
-            raise SourceError("no topic holds this table any more", where=schema.name)
-        ends = dict(self.position.offsets)[topic]
         newest = _Newest()
-        for batch in self._changes(topic, ends, schema, newest):
-            newest.add(batch)
+        if isinstance(self._topics, FencedTopics):
+            for changes in self._topics.changes(schema, self.position):
+                newest.add(changes)
+        else:
+            _read(self._topics, schema, self.position, newest)
         yield from newest.rows()
 
     def select(self, query: str, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         raise Unsupported("topics cannot run a SELECT", where=query)
-
-    def _changes(
-        self, topic: str, ends: tuple[int, ...], schema: TableSchema, newest: _Newest
-    ) -> Iterator[ChangeBatch]:
-        found = self._source.described_as(topic)
-        decoder = TopicDecoder(
-            self._source.settings(topic), replace(found, table=schema), self._source.schema_of_id
-        )
-        for at, records in _records(self._source.broker, self._source.name, topic, ends):
-            part = records
-            truncates = decoder.truncates(part)
-            if len(truncates):
-                newest.clear()
-                part = part.slice(int(truncates[-1]) + 1, len(part))
-            for decoded in decoder.decode(at[1], part):
-                yield decoded.changes
 
 
 class _Newest:
@@ -94,6 +79,25 @@ class _Newest:
         if self._parts:
             newest = latest_per_key(self._parts)
             yield newest.rows.filter(pa.array(newest.op != D))
+
+
+def _read(
+    topics: PolledTopics, schema: TableSchema, position: TopicOffsets, newest: _Newest
+) -> None:
+    topic = next((t for t, table in topics.names().items() if table == schema.name), None)
+    if topic is None:
+        raise SourceError("no topic holds this table any more", where=schema.name)
+    found = replace(topics.described_as(topic), table=schema)
+    decoder = TopicDecoder(topics.settings(topic), found, topics.schema_of_id)
+    ends = dict(position.offsets)[topic]
+    for (_, partition), records in _records(topics.broker, topics.name, topic, ends):
+        part = records
+        truncates = decoder.truncates(part)
+        if len(truncates):
+            newest.clear()
+            part = part.slice(int(truncates[-1]) + 1, len(part))
+        for decoded in decoder.decode(partition, part):
+            newest.add(decoded.changes)
 
 
 def _records(

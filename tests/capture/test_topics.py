@@ -323,7 +323,7 @@ def test_several_topics_are_one_source(foreign: Foreign) -> None:
         foreign.send(foreign.upsert(row(1)), table=table)
     foreign.columns = {**foreign.columns}
     source = foreign.source()
-    assert sorted(source.names().values()) == ["public.a", "public.b"]
+    assert sorted(source.broker.topics().values()) == ["public.a", "public.b"]
     source.close()
     foreign.tables = ("public.a", "public.b")
     foreign.once()

@@ -8,20 +8,38 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from cdc.capture.agent import run_capture
+from cdc.config import LogConfig
 from cdc.errors import CdcError
+from tests.capture.test_topics_fenced import Downstream
 from tests.fix_topics import Foreign
+
+
+def _fenced(settings: dict[str, Any]) -> Downstream:
+    upstream = LogConfig(
+        "kafka",
+        Path(),
+        bootstrap_servers=settings["bootstrap"],
+        topic_prefix=settings["prefix"],
+        format=settings["format"],
+    )
+    return Downstream(upstream, Path(settings["folder"]))
 
 
 def main() -> int:
     settings = json.loads(sys.argv[1])
-    foreign = Foreign(
-        settings["bootstrap"],
-        Path(settings["folder"]),
-        settings["kind"],
-        settings["prefix"],
-        tuple(settings["tables"]),
+    foreign = (
+        _fenced(settings)
+        if "format" in settings
+        else Foreign(
+            settings["bootstrap"],
+            Path(settings["folder"]),
+            settings["kind"],
+            settings["prefix"],
+            tuple(settings["tables"]),
+        )
     )
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
