@@ -237,7 +237,7 @@ class Delivery:
         )
 
     def _apply(self, chunk: Chunk, position: SinkPosition, cut: Cut) -> float:
-        self._follow_schemas()
+        self._follow_schemas(cut)
         changes = changes_of(chunk, self._inputs)
         started = time.monotonic()
         cut_now = SinkCut(changes, position, self._first_load, self._replace)
@@ -255,14 +255,23 @@ class Delivery:
         self._log.dead_letter(letters)
         self._progress.rejected(len(letters))
 
-    def _follow_schemas(self) -> None:
+    def _follow_schemas(self, cut: Cut) -> None:
         """Widen the store's tables when an input has a newer schema version."""
+        if self._has_schemas_of(cut):
+            return
         now = self._inputs_now()
         if now != self._inputs:
             self._inputs = now
             reloading = self._replace and self._position.chunk
             if self._sink.open(now) != self._stored or reloading:
                 raise _OpenAgain
+
+    def _has_schemas_of(self, cut: Cut) -> bool:
+        """Whether the cut's frontiers say that its records have the versions that we know."""
+        versions: dict[str, int] = {}
+        for frontier in cut.frontiers.values():
+            versions |= frontier.schema_versions
+        return all(versions.get(item.topic) == item.schema.version for item in self._inputs)
 
     def _inputs_now(self) -> tuple[SinkInput, ...]:
         return inputs_of(self._feed, self._reader)
