@@ -30,10 +30,10 @@ from cdc.log.kafka_client import (
     no_offset,
     translated,
 )
-from cdc.log.kafka_fetch import Fetcher
+from cdc.log.kafka_fetch import SHORT_OFFSETS, Fetcher
 
 Positions = Mapping[tuple[str, int], int]
-LOOK_OFFSETS_MAX = 10_000
+LOOK_OFFSETS_MAX = SHORT_OFFSETS
 """Who is further behind has not caught up, whatever stands there."""
 NO_GROUP = (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.UNKNOWN_MEMBER_ID)
 
