@@ -15,9 +15,14 @@ from cdc.log.kafka_client import LETTERS, REQUEST_TIMEOUT_S, Broker, kafka_error
 RETENTION_MS = 7 * 86_400_000
 
 
+def make_topic(broker: Broker) -> None:
+    """The topic, unless it is there."""
+    broker.create(LETTERS, 1, {"cleanup.policy": "delete", "retention.ms": str(RETENTION_MS)})
+
+
 def send_letters(broker: Broker, letters: Sequence[DeadLetter]) -> None:
     """Append them; durable when this returns."""
-    broker.create(LETTERS, 1, {"cleanup.policy": "delete", "retention.ms": str(RETENTION_MS)})
+    make_topic(broker)
     sender = broker.sender()
     refused: list[KafkaError] = []
 
@@ -27,7 +32,7 @@ def send_letters(broker: Broker, letters: Sequence[DeadLetter]) -> None:
 
     with kafka_errors(LETTERS):
         for letter in letters:
-            sender.produce(broker.name(LETTERS), _to_json(letter), on_delivery=delivered)
+            sender.produce(broker.name(LETTERS), to_value(letter), on_delivery=delivered)
         if sender.flush(REQUEST_TIMEOUT_S) or refused:
             cause = f": {refused[0]}" if refused else ""
             raise LogError(f"the broker does not take the records{cause}", where=LETTERS)
@@ -42,7 +47,8 @@ def read_letter(value: bytes) -> DeadLetter:
     return DeadLetter(body["connector"], body["where"], body["error"], key, original)
 
 
-def _to_json(letter: DeadLetter) -> bytes:
+def to_value(letter: DeadLetter) -> bytes:
+    """The record's value."""
     def text(raw: bytes | None) -> str | None:
         return None if raw is None else base64.b64encode(raw).decode()
 

@@ -28,8 +28,8 @@ from cdc.errors import Fenced, LogError, LogRefused
 from cdc.formats.envelope import NO_DETAILS, Details, Origin
 from cdc.frontiers import EndOffsets, Frontier, covers_topic, frontier_key
 from cdc.log.api import DeadLetter, TopicSpec
-from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, kafka_errors, translated
-from cdc.log.kafka_letters import send_letters
+from cdc.log.kafka_client import LETTERS, REQUEST_TIMEOUT_S, Broker, kafka_errors, translated
+from cdc.log.kafka_letters import make_topic, to_value
 from cdc.log.kafka_metadata import TransactionTopic
 from cdc.log.kafka_oversized import error_of, letter_of, sort_out
 from cdc.log.kafka_reader import KafkaReader
@@ -236,7 +236,9 @@ class KafkaProducer:
             for letter in self._send(topic, changes, now_us, more)
         ]
         if letters:
-            send_letters(self._broker, letters)
+            make_topic(self._broker)
+        for letter in letters:
+            self._sender.send_one(self._broker.name(LETTERS), None, to_value(letter))
         if self._metadata is not None and found is not None:
             self._metadata.send(self._sender, found)
         return found

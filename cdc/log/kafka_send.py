@@ -62,7 +62,7 @@ class Sender:
                 self._send_when_there_is_room(topic, value, key, number, callback)
         self._producer.poll(0)
 
-    def send_one(self, topic: str, key: str, value: bytes) -> None:
+    def send_one(self, topic: str, key: str | None, value: bytes) -> None:
         self._send_when_there_is_room(topic, value, key, 0, self._on_delivery)
 
     def _send_when_there_is_room(self, topic: str, *record: object) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, IsolationLevel, TopicPartition
+from confluent_kafka import Producer as KafkaClient
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from cdc.changes import C
@@ -425,6 +426,20 @@ class TestMessagesAreTooLarge:
         assert letter.key == _key_of(config, offset=7)
         assert letter.value
 
+    def test_one_dead_letter_for_an_append_that_is_made_twice(self, config: LogConfig) -> None:
+        """Somebody's aborted records stand where ours were expected: the first try is aborted."""
+        log = open_log(replace(config, oversized="dead_letter"))
+        go_on(log, 1)
+        with closing(log.producer(NAME)) as producer:
+            append(producer, 1)
+            _abort_a_record(config)
+            large = changes([7], op=C, note=TOO_LARGE, txn_seq=2)
+            small = changes(range(2 * ROWS, 3 * ROWS), op=C, txn_seq=2)
+            producer.append([(TOPIC, small), (TOPIC, large)], [frontier(2)])
+        with reading(log) as reader:
+            assert len(list(reader.dead_letters())) == 1
+        assert_exact(log, 3)
+
     def test_unless_librdkafka_is_told_otherwise(self, config: LogConfig) -> None:
         """Its settings go through: this one is for the client, the broker takes 10 MB."""
         log = open_log(replace(config, config={"message.max.bytes": "3000000"}))
@@ -434,6 +449,16 @@ class TestMessagesAreTooLarge:
         with reading(log) as reader:
             (batch,) = read_all(reader)
             assert batch.changes.rows.column("note").to_pylist() == [TOO_LARGE]
+
+
+def _abort_a_record(config: LogConfig) -> None:
+    name = f"{config.topic_prefix}other"
+    other = KafkaClient({"bootstrap.servers": config.bootstrap_servers, "transactional.id": name})
+    other.init_transactions(30)
+    other.begin_transaction()
+    other.produce(config.topic_prefix + TOPIC, b"value", b"key")
+    assert other.flush(30) == 0
+    other.abort_transaction(30)
 
 
 def _key_of(config: LogConfig, offset: int) -> bytes | None:
