@@ -49,6 +49,7 @@ def read_letter(value: bytes) -> DeadLetter:
 
 def to_value(letter: DeadLetter) -> bytes:
     """The record's value."""
+
     def text(raw: bytes | None) -> str | None:
         return None if raw is None else base64.b64encode(raw).decode()
 
