@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import methodcaller
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +24,12 @@ from cdc.log.kafka_records import Fetched
 from cdc.positions import TopicOffsets
 
 Partition = tuple[str, int]
-MESSAGES = 5_000
+MESSAGES = 500
+_TOPIC, _PARTITION, _OFFSET, _STAMP, _KEY, _VALUE = (
+    methodcaller(name) for name in ("topic", "partition", "offset", "timestamp", "key", "value")
+)
 OVERHEAD_BYTES = 100
-"""Of a record, beside its key and value: what it costs in memory until it is decoded."""
+"""Of a record, beside its value: what it costs in memory until it is decoded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +45,20 @@ class _Column:
     """The records of one partition as they come."""
 
     offsets: list[int] = field(default_factory=list)
-    stamps_ms: list[int] = field(default_factory=list)
+    stamps: list[tuple[int, int]] = field(default_factory=list)
     keys: list[bytes | None] = field(default_factory=list)
     values: list[bytes | None] = field(default_factory=list)
+
+    def add(self, part: Sequence[Message]) -> None:
+        self.offsets.extend(map(_OFFSET, part))
+        self.stamps.extend(map(_STAMP, part))
+        self.keys.extend(map(_KEY, part))
+        self.values.extend(map(_VALUE, part))
 
     def fetched(self) -> Fetched:
         return Fetched(
             np.array(self.offsets, np.int64),
-            np.array(self.stamps_ms, np.int64) * 1000,
+            np.array(self.stamps, np.int64)[:, 1] * 1000,
             pa.array(self.keys, pa.binary()),
             pa.array(self.values, pa.binary()),
         )
@@ -86,33 +97,32 @@ class Poller:
         messages = [] if first is None else [first]
         moved, size = False, 0
         while messages:
-            for message in messages:
-                size += self._take(message, columns)
-                moved = True
+            moved = True
+            size += self._take(messages, columns)
             messages = self._consumer.consume(MESSAGES, 0) if size < max_bytes else []
         return Polled({at: column.fetched() for at, column in columns.items()}, moved)
 
-    def _take(self, message: Message, columns: dict[Partition, _Column]) -> int:
-        """Put a record where it belongs; its size in bytes."""
-        error = message.error()
-        at = (message.topic() or "", message.partition() or 0)
-        if error is not None:
-            self._event(error, at, message.offset() or 0)
-            return 0
-        column = columns.get(at)
-        if column is None:
-            column = columns[at] = _Column()
-        offset, key, value = message.offset() or 0, message.key(), message.value()
-        column.offsets.append(offset)
-        column.stamps_ms.append(message.timestamp()[1])
-        column.keys.append(key)
-        column.values.append(value)
-        self._next[at] = offset + 1
-        return OVERHEAD_BYTES + len(key or b"") + len(value or b"")
+    def _take(self, messages: Sequence[Message], columns: dict[Partition, _Column]) -> int:
+        """Put records where they belong; their size in bytes, keys not counted."""
+        events = [message for message in messages if message.error() is not None]
+        records = messages
+        if events:
+            records = [message for message in messages if message.error() is None]
+        for topic, of_topic in groupby(records, _TOPIC):
+            for number, of_partition in groupby(of_topic, _PARTITION):
+                part = list(of_partition)
+                columns.setdefault((topic, number), _Column()).add(part)
+                self._next[topic, number] = _OFFSET(part[-1]) + 1
+        for event in events:
+            self._event(event)
+        return OVERHEAD_BYTES * len(records) + sum(map(len, records))
 
-    def _event(self, error: KafkaError, at: Partition, offset: int) -> None:
+    def _event(self, message: Message) -> None:
+        error = message.error()
+        assert error is not None
+        at = (message.topic() or "", message.partition() or 0)
         if error.code() == KafkaError._PARTITION_EOF:
-            self._next[at] = max(self._next[at], offset)
+            self._next[at] = max(self._next[at], message.offset() or 0)
             return
         place = f"{at[0]}/{at[1]}" if at[0] else f"source {self._source}"
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):

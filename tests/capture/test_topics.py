@@ -97,6 +97,7 @@ STREAM_FAULTS = ["capture.before_append", "capture.after_append", "log.append.be
 
 
 @pytest.mark.crash
+@pytest.mark.parametrize("foreign", ["avro"], indirect=True)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_killed_while_it_reads_what_is_there(foreign: Foreign, fault: str) -> None:
     """Rows that are deleted, and compacted away, before it reads again do not live on."""
@@ -111,6 +112,7 @@ def test_killed_while_it_reads_what_is_there(foreign: Foreign, fault: str) -> No
 
 
 @pytest.mark.crash
+@JSON_ONLY
 @pytest.mark.parametrize("fault", STREAM_FAULTS)
 def test_killed_between_polls(foreign: Foreign, fault: str) -> None:
     rng, model = random.Random(fault), dict[int, dict[str, Any]]()
