@@ -38,11 +38,13 @@ def module_kafka() -> Iterator[Broker]:
 
 
 @pytest.fixture
-def own_kafka(module_kafka: Broker) -> Broker:
+def own_kafka(module_kafka: Broker) -> Iterator[Broker]:
     """A private broker, of which the module has one: a test finds it running."""
     if not module_kafka.running:
         module_kafka.start()
-    return module_kafka
+    yield module_kafka
+    if module_kafka.running:
+        module_kafka.resume()
 
 
 @pytest.fixture(scope="module")

@@ -397,10 +397,6 @@ def _refused(config: LogConfig) -> LogRefused:
 
 
 class TestMessagesAreTooLarge:
-    @pytest.fixture
-    def config(self, kafka_bootstrap: str, tmp_path: Path) -> LogConfig:
-        return kafka_config(kafka_bootstrap, tmp_path)
-
     def test_stop(self, log: Log, producer: Producer) -> None:
         append(producer, 0)
         large = changes([999_999], op=C, note=TOO_LARGE, txn_seq=1)
