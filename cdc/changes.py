@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cdc.schema import Column, TableSchema
+from cdc.schema import NUMERIC_TEXT, Column, TableSchema
 
 C, U, D, R = (ord(letter) for letter in "cudr")
 
@@ -218,6 +218,27 @@ def _filled(column: Column, deleted: Bools) -> pa.Array:
         storage = pa.compute.if_else(pa.array(deleted), None, filled.storage)
         return column.type.wrap_array(storage)
     return pa.compute.if_else(pa.array(deleted), pa.scalar(None, column.type), filled)
+
+
+def conforms(old: pa.DataType, new: pa.DataType) -> bool:
+    """Whether every value of a column's older type can be brought forward to the newer one."""
+    if old == new:
+        return True
+    if new in (pa.string(), NUMERIC_TEXT):
+        plain = not pa.types.is_nested(old) and not pa.types.is_binary(old)
+        return plain and (new == pa.string() or pa.types.is_integer(old) or _is_decimal(old))
+    if _is_decimal(old) and _is_decimal(new):
+        whole = new.precision - new.scale >= old.precision - old.scale
+        return bool(whole and new.scale >= old.scale)
+    if pa.types.is_integer(old) and pa.types.is_integer(new):
+        return bool(new.bit_width >= old.bit_width)
+    if pa.types.is_timestamp(old) and pa.types.is_timestamp(new):
+        return True
+    return bool(old == pa.float32() and new == pa.float64())
+
+
+def _is_decimal(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_decimal128(kind))
 
 
 def column_value(column: Column, text: str) -> pa.Scalar:

@@ -8,6 +8,7 @@
     │   ├── SourceUnavailable   it may answer later: connection lost or refused, starting; retried
     │   ├── SlotError           slot missing, invalidated, ahead of the log, of another database
     │   └── SchemaChanged       a schema change that cannot be followed without help
+    │       └── SnapshotNeeded  … but by a new snapshot, which the agent takes itself
     ├── LogError                the log refuses, or its files are damaged
     │   ├── Fenced              another process took over this producer or consumer
     │   ├── LogRefused          it will not do it later either: another form, an incompatible schema
@@ -73,6 +74,10 @@ class SlotError(SourceError):
 
 class SchemaChanged(SourceError):
     """A schema change that cannot be followed without the operator."""
+
+
+class SnapshotNeeded(SchemaChanged):
+    """A schema change after which the source's tables must be read again."""
 
 
 class LogError(CdcError):

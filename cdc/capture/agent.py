@@ -3,6 +3,7 @@
 1.  Fence, then read: become the source's only producer, then read the newest frontier (S6).
 2.  No frontier: publish a partial record, so that a crash is known to be a snapshot that did not
     end, and take a snapshot. A snapshot begun again ends with reconcile (S8).
+    So does one that a rewritten table needs while streaming (SnapshotNeeded).
 3.  Stream from the frontier. A thread decodes pieces into a short queue while the last group is
     being appended; everything that arrived meanwhile is the next group (S7). Each group of whole
     transactions is one append with its frontier; parts of a large transaction are appended with a
@@ -15,6 +16,7 @@ Transactions are numbered here, gapless: base + the piece's own number.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,14 +27,16 @@ import numpy as np
 from cdc import faults
 from cdc.capture.feed import Feed
 from cdc.capture.reconcile import stale_keys
-from cdc.changes import ChangeBatch, concat
+from cdc.changes import ChangeBatch, concat, conforms
 from cdc.config import SourceConfig
-from cdc.errors import SchemaChanged, SourceError
+from cdc.errors import SchemaChanged, SnapshotNeeded, SourceError
 from cdc.frontiers import Frontier
 from cdc.log.api import Log, Producer, Reader, TopicSpec
 from cdc.positions import Lsn, NativePosition, Vector
 from cdc.schema import TableSchema
 from cdc.source import Piece, Source
+
+logger = logging.getLogger(__name__)
 
 PIECE_BYTES_MAX = 8 * 2**20
 WAIT_S = 0.25
@@ -110,7 +114,16 @@ class _Agent:
         if self.config.snapshot == "only":
             self._end_after_snapshot()
             return
-        self._stream()
+        while True:
+            try:
+                self._stream()
+                return
+            except SnapshotNeeded as change:
+                if self.config.snapshot != "initial":
+                    raise
+                logger.warning("%s; reading its source's tables again", change)
+                if not self._snapshot_again(change):
+                    return
 
     def _end_after_snapshot(self) -> None:
         self.source.remove()
@@ -194,6 +207,25 @@ class _Agent:
                 for piece in _merged(group):
                     self._snapshot_piece(piece, before)
         return bool(self.frontier.positions)
+
+    def _snapshot_again(self, change: SnapshotNeeded) -> bool:
+        """Read all tables again, beside the topics' rows: what is gone leaves them at the end, when
+        the next frontier comes (S8). A restart takes it up where nothing was begun, or begins it
+        anew."""
+        for table, schema in self.source.tables().items():
+            known = self.schemas.get(table)
+            if known is None:
+                continue
+            if not _goes_on(known, schema):
+                raise change
+            if schema.columns != known.columns:
+                self._numbered(table, replace(schema, version=known.version + 1))
+        self.numbered = {}
+        self.shift = self.next_ordinal
+        self.frontier = replace(self.frontier, positions=Vector())
+        self.source.close()
+        self.source.open(self.frontier, self.schemas, self._history)
+        return self._snapshot()
 
     def _ends(self, topic: str) -> dict[int, int]:
         return dict(enumerate(self.reader.end_offsets(topic)))
@@ -407,6 +439,16 @@ class _Agent:
 
     def _stopping(self) -> bool:
         return self.stop()
+
+
+def _goes_on(then: TableSchema, now: TableSchema) -> bool:
+    """Whether a topic can go on with the table as it is now: the same keys, and older values that
+    can be brought forward."""
+    before = {column.attnum: column.type for column in then.columns}
+    keys = [[(c.name, c.attnum, c.sql_type) for c in table.key_columns] for table in (then, now)]
+    return keys[0] == keys[1] and all(
+        conforms(before.get(column.attnum, column.type), column.type) for column in now.columns
+    )
 
 
 def _merged(group: Sequence[Piece]) -> list[Piece]:

@@ -7,11 +7,11 @@ tuples from both, and from the version known so far:
 
     nothing changed            the known version
     column added               with the server's `missing` value (NULL or the constant default),
-                               unless the table was rewritten: then old rows have values that were
-                               never sent
     column dropped, renamed    mapped by attnum, if it is not of the key
     column retyped             if the server did not rewrite the rows for it: then values are what
                                they were, and the old type's stand for the new one's (`_carries`)
+    added or retyped, and      SnapshotNeeded: the agent reads all tables again, if older values
+    the rows rewritten         can be read as the new type
     anything else              SchemaChanged, before anything wrong is published
 
 `as_streamed` is the table that belongs to such a version: what decoding and the store of TOAST
@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from cdc.changes import column_value
-from cdc.errors import SchemaChanged
+from cdc.errors import SchemaChanged, SnapshotNeeded
 from cdc.postgres.catalog import PgColumn, PgTable, types_of
 from cdc.postgres.connection import Connection
 from cdc.postgres.messages import Relation, RelationColumn
@@ -41,8 +41,8 @@ class _Refusal:
     table: str
     source: str
 
-    def __call__(self, what: str) -> SchemaChanged:
-        return SchemaChanged(
+    def __call__(self, what: str, kind: type[SchemaChanged] = SchemaChanged) -> SchemaChanged:
+        return kind(
             f"the table's definition changed: {what}",
             where=self.table,
             hint=f"nothing after the change was published. cdc remove {self.source}, then cdc run "
@@ -194,15 +194,18 @@ def _require_not_rewritten(columns: Sequence[Column], known: TableSchema, refuse
     before = {c.attnum: c for c in known.columns}
     added = [c.name for c in columns if c.attnum not in before]
     retyped = [
-        f"{c.name} was made {c.sql_type}, it was {before[c.attnum].sql_type}"
+        (before[c.attnum], c)
         for c in columns
         if c.attnum in before and before[c.attnum].sql_type != c.sql_type
     ]
     if not added and not retyped:
         return
-    what = ", ".join(retyped) or f"{', '.join(added)} was added"
+    changes = [f"{new.name} was made {new.sql_type}, it was {old.sql_type}" for old, new in retyped]
+    changes += [f"{name} was added" for name in added]
     raise refuse(
-        f"it was rewritten while {what}: rows have values that the server does not send",
+        f"it was rewritten while {', '.join(changes)}: rows have values that the server does not "
+        "send",
+        SnapshotNeeded,
     )
 
 

@@ -9,7 +9,7 @@ columns. So the catalog is looked at now and then:
 2.  Another file with the same columns: a VACUUM FULL, or a TRUNCATE still to come. Taken over.
 3.  Another file and other columns: a suspicion, because the catalog is ahead of the stream. Once
     the stream has passed the place where we looked, every followed change has been taken over by
-    itself (stream.py); what is still different was rewritten.
+    itself (stream.py); what is still different was rewritten, and is read again.
 4.  No such table any more, but another of its name: made anew, and not in the publication.
 """
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cdc.errors import SchemaChanged
+from cdc.errors import SchemaChanged, SnapshotNeeded
 from cdc.positions import Lsn
 from cdc.postgres.catalog import COLUMNS_MARK, PgTable
 from cdc.postgres.connection import Connection
@@ -87,11 +87,14 @@ class RewriteWatch:
             if file == 0:
                 raise self._changed(name, "it was dropped and made again: its rows are not sent")
             if self.filenodes[name] == file:  # nothing was followed since
-                raise self._changed(name, "it was rewritten: rows have values that were not sent")
+                what = "it was rewritten: rows have values that were not sent"
+                raise self._changed(name, what, SnapshotNeeded)
             self.marks.pop(name, None)
 
-    def _changed(self, table: str, what: str) -> SchemaChanged:
-        return SchemaChanged(
+    def _changed(
+        self, table: str, what: str, kind: type[SchemaChanged] = SchemaChanged
+    ) -> SchemaChanged:
+        return kind(
             f"the table's definition changed: {what}",
             where=table,
             hint=f"cdc remove {self.source}, then cdc run takes a new snapshot",

@@ -31,3 +31,22 @@ def test_killed_before_the_first_append_of_a_new_version(capture: Capture, fault
         agent.caught_up()
     capture.assert_equal("public.t")
     capture.assert_history("public.t")
+
+
+@pytest.mark.parametrize("fault", ["capture.snapshot_piece", "capture.before_append:2"])
+def test_killed_while_a_rewritten_table_is_read_again(capture: Capture, fault: str) -> None:
+    capture.sql(
+        "CREATE TABLE t (id int PRIMARY KEY, b int)",
+        "INSERT INTO t SELECT g, g FROM generate_series(1, 1000) g",
+    )
+    with capture.running() as agent:
+        agent.caught_up()
+    capture.sql("UPDATE t SET b = 0 WHERE id = 7", "ALTER TABLE t ALTER b TYPE bigint")
+    capture.sql("UPDATE t SET b = 3000000000 WHERE id < 4", "DELETE FROM t WHERE id = 9")
+    capture.dies(fault)
+    capture.sql("DELETE FROM t WHERE id = 10")
+    capture.dies(fault)
+    with capture.running() as agent:
+        agent.caught_up()
+    capture.assert_equal("public.t")
+    capture.assert_history("public.t")
