@@ -184,8 +184,9 @@ class CutReader:
 
     def _try(self) -> Cut | None:
         self._waiting = ()
-        for name in self._inputs:
-            self._observe(name)
+        now_us = time.time_ns() // 1000
+        for name, newest in self._reader.newest_frontiers(list(self._inputs)).items():
+            self._observe(name, newest, now_us)
         chosen = self._choose()
         if not chosen or (self._fresh and self._waiting):
             return None
@@ -205,10 +206,9 @@ class CutReader:
         self.vector = self._joined_vector()
         return Cut(self.vector, dict(self._reached), start, dict(end), self._reader)
 
-    def _observe(self, name: str) -> None:
-        """Note the newest frontiers of `name`, and which of its topics have no cut yet."""
-        now_us = time.time_ns() // 1000
-        newest = self._reader.newest_frontier(name)
+    def _observe(self, name: str, newest: Frontier | None, now_us: int) -> None:
+        """Note the newest frontiers of `name`, as they were after `now_us`, and which of its topics
+        have no cut yet."""
         missing = [t for t in self._inputs[name] if not _has_cut(newest, name, t)]
         if newest is None or missing:
             self._waiting += tuple(missing or self._inputs[name])

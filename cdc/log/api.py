@@ -139,6 +139,10 @@ class Reader(Protocol):
         """
         ...
 
+    def newest_frontiers(self, names: Sequence[str]) -> dict[str, Frontier | None]:
+        """As `newest_frontier`, of several names for the price of one."""
+        ...
+
     def frontiers(self, name: str, start: int = 0) -> Iterator[tuple[int, Frontier]]:
         """The records of `<name>.frontier` that are still kept, with their offsets >= `start`
         (negative: counted back from the end), up to the newest."""

@@ -120,6 +120,9 @@ class EmbeddedReader:
             del self._names[name]  # removed, and perhaps made anew under another number
         return None
 
+    def newest_frontiers(self, names: Sequence[str]) -> dict[str, Frontier | None]:
+        return {name: self.newest_frontier(name) for name in names}
+
     def frontiers(self, name: str, start: int = 0) -> Iterator[tuple[int, Frontier]]:
         if start < 0:
             start = max(0, (self._newest_id(name) & OFFSET_MASK) + 1 + start)

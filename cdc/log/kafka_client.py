@@ -169,6 +169,14 @@ class Broker:
         ends = self.stable_offsets(wanted)
         return tuple(ends[self.name(topic), number] for number in range(partitions))
 
+    def newest_ends(self, topics: Sequence[str]) -> dict[str, int]:
+        """Per topic of one partition, the end of what is committed."""
+        if not topics:
+            return {}
+        places = [TopicPartition(self.name(topic), 0) for topic in topics]
+        ends = self.stable_offsets(dict.fromkeys(places, OffsetSpec.latest()))
+        return {topic: ends[self.name(topic), 0] for topic in topics}
+
     def stable_offsets(
         self, wanted: dict[TopicPartition, OffsetSpec]
     ) -> dict[tuple[str, int], int]:

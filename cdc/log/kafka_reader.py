@@ -39,6 +39,7 @@ ASK_FOR_SETTINGS_EVERY_S = 60.0
 DESCRIBE_EVERY_S = 1.0
 _NEVER_S = float("-inf")
 _TAIL = 64
+_SPAN_MAX = 65_536
 
 
 class KafkaReader:
@@ -106,27 +107,37 @@ class KafkaReader:
         return known[1]
 
     def newest_frontier(self, name: str) -> Frontier | None:
-        topic = f"{name}.frontier"
-        described = self._described(topic)
-        if described is None:
-            return None
+        return self.newest_frontiers([name])[name]
+
+    def newest_frontiers(self, names: Sequence[str]) -> dict[str, Frontier | None]:
+        ids: dict[str, str] = {}
+        for name in names:
+            described = self._described(f"{name}.frontier")
+            if described is not None:
+                ids[name] = described[0]
         try:
-            (end,) = self._broker.end_offsets(topic, 1)
+            ends = self._broker.newest_ends([f"{name}.frontier" for name in ids])
         except LogError:
-            del self._known[topic]
-            if self._described(topic) is None:
-                return None
-            raise
-        generation, seen, newest = self._newest.get(name, (described[0], 0, None))
-        if generation != described[0] or end < seen:
+            for name in ids:
+                del self._known[f"{name}.frontier"]
+            if all(self._described(f"{name}.frontier") for name in ids):
+                raise
+            return self.newest_frontiers(names)  # one of the topics is gone
+        found = {name: self._newest_at(name, ids[name], ends[f"{name}.frontier"]) for name in ids}
+        return {name: found.get(name) for name in names}
+
+    def _newest_at(self, name: str, topic_id: str, end: int) -> Frontier | None:
+        """The newest frontier of a topic that ends there."""
+        generation, seen, newest = self._newest.get(name, (topic_id, 0, None))
+        if generation != topic_id or end < seen:
             seen, newest = 0, None
         if end > seen:
             newest = (
-                self._arrived(name, described[0], end)
-                or self._newest_between(topic, seen, end)
+                self._arrived(name, topic_id, end)
+                or self._newest_between(f"{name}.frontier", seen, end)
                 or newest
             )
-            self._newest[name] = (described[0], end, newest)
+            self._newest[name] = (topic_id, end, newest)
             if newest is not None:
                 self._note(newest)
         return newest
@@ -163,18 +174,27 @@ class KafkaReader:
         if self._described(topic) is None:
             return
         (end,) = self._broker.end_offsets(topic, 1)
-        start = max(0, end + start) if start < 0 else start
-        for messages in list(self._fetcher.fetch(topic, 0, start, end)):
-            for message in messages:
-                yield message.offset() or 0, Frontier.from_json(message.value() or b"")
+        # Counted back are records: behind each stands its transaction's marker.
+        start = max(0, end + 2 * start) if start < 0 else start
+        for message in self._messages(topic, start, end):
+            yield message.offset() or 0, Frontier.from_json(message.value() or b"")
 
     def dead_letters(self, start: int = 0) -> Iterator[tuple[int, DeadLetter]]:
         if self._broker.describe(LETTERS) is None:
             return
         (end,) = self._broker.end_offsets(LETTERS, 1)
-        for messages in list(self._fetcher.fetch(LETTERS, 0, start, end)):
-            for message in messages:
-                yield message.offset() or 0, read_letter(message.value() or b"")
+        for message in self._messages(LETTERS, start, end):
+            yield message.offset() or 0, read_letter(message.value() or b"")
+
+    def _messages(self, topic: str, start: int, end: int) -> Iterator[Message]:
+        """In pieces, each of them fetched whole: few when only the first are wanted, and the
+        reader may do other work between two of them."""
+        span = _TAIL
+        while start < end:
+            piece_end = min(end, start + span)
+            for messages in list(self._fetcher.fetch(topic, 0, start, piece_end)):
+                yield from messages
+            start, span = piece_end, min(2 * span, _SPAN_MAX)
 
     def read(
         self, topic: str, partition: int, start: int, end: int, max_rows: int = 65536

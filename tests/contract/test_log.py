@@ -228,6 +228,15 @@ def test_frontier_history(log: Log, producer: Producer) -> None:
     assert [f.txn_seq for _, f in records] == [0, 1, 2, 3, 4]
     later = list(reader.frontiers("shop", records[3][0]))
     assert [f.txn_seq for _, f in later] == [3, 4]
+    assert [f.txn_seq for _, f in reader.frontiers("shop", -1)] == [4]
+    # A reader may do other work between two of them.
+    seen = []
+    for _, each in reader.frontiers("shop"):
+        newest = reader.newest_frontier("shop")
+        assert newest is not None and newest.txn_seq == 4
+        assert len(ids_of(read_all(reader))) == 5
+        seen.append(each.txn_seq)
+    assert seen == [0, 1, 2, 3, 4]
 
 
 def test_deletes_are_read_as_deletes(log: Log, producer: Producer) -> None:
