@@ -164,7 +164,7 @@ def test_views_over_a_table_that_changes(capture: Capture, config: Config) -> No
         agent.caught_up()
         with maintained(config) as group:
             topics.follows("over", agent, group)
-            assert group.facts["state"] == "running"
+            group.until(lambda: group.facts["state"] == "running")
         assert {row["id"]: row["a"] for row in topics.rows("uses_a")} == {
             1: "x", 2: "anew", 3: "anew", 4: "anew", 5: "anew",
         }  # fmt: skip
