@@ -86,11 +86,22 @@ class Cut:
             for start, end in zip(self.start[topic], self.end[topic], strict=True)
         )
 
+    @property
+    def ranges(self) -> list[tuple[str, int, int, int]]:
+        """What there is to read: topic, partition, start, end."""
+        return [
+            (topic, partition, start, end)
+            for topic in self.end
+            for partition, (start, end) in enumerate(
+                zip(self.start[topic], self.end[topic], strict=True)
+            )
+            if start < end
+        ]
+
     def batches(self, topic: str, max_rows: int = 65536) -> Iterator[LogBatch]:
         """The topic's changes in this cut, partition by partition, in offset order."""
-        ranges = zip(self.start[topic], self.end[topic], strict=True)
-        for partition, (start, end) in enumerate(ranges):
-            if start < end:
+        for name, partition, start, end in self.ranges:
+            if name == topic:
                 for batch in self.reader.read(topic, partition, start, end, max_rows):
                     if batch.changes.num_rows:
                         yield batch
@@ -204,7 +215,9 @@ class CutReader:
         self._forget_older()
         self.positions, self._fresh = end, False
         self.vector = self._joined_vector()
-        return Cut(self.vector, dict(self._reached), start, dict(end), self._reader)
+        cut = Cut(self.vector, dict(self._reached), start, dict(end), self._reader)
+        self._reader.expect(cut.ranges)
+        return cut
 
     def _observe(self, name: str, newest: Frontier | None, now_us: int) -> None:
         """Note the newest frontiers of `name`, as they were after `now_us`, and which of its topics

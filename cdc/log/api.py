@@ -181,6 +181,10 @@ class Reader(Protocol):
         """
         ...
 
+    def expect(self, ranges: Sequence[tuple[str, int, int, int]]) -> None:
+        """A hint: these ranges (topic, partition, start, end) will be read next, one by one."""
+        ...
+
     def wait(self, names: Sequence[str], timeout_s: float) -> bool:
         """Block until a frontier of one of `names` (as in newest_frontier) may have been appended
         since the last call, at most `timeout_s`. Returns within milliseconds of the append."""

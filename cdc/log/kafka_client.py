@@ -40,6 +40,9 @@ _SILENT = logging.Logger("librdkafka", logging.CRITICAL + 1)
 """What the client logs comes to us as errors, too, and is told once, in our words."""
 _NO_TOPIC_NAME = re.compile("[^a-zA-Z0-9._-]")
 REQUEST_TIMEOUT_S = 30.0
+ATTEMPT_TIMEOUT_S = 10.0
+"""One request may be lost with its connection, and is then waited for in vain."""
+_MEET_S = 2.0
 RETRY_EVERY_S = 0.05
 MESSAGE_BYTES_MAX = 1_000_000
 """librdkafka's default for message.max.bytes."""
@@ -58,7 +61,11 @@ _NOT_YET = (
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError._NOENT,  # "No leaders found"
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.NETWORK_EXCEPTION,
@@ -97,6 +104,10 @@ class Kept:
 
     lag_us: int
     tombstones_us: int
+
+
+Range = tuple[str, int, int, int]
+"""Topic, partition, start <= offset < end."""
 
 
 class Broker:
@@ -186,13 +197,13 @@ class Broker:
             found = self.admin.list_offsets(
                 wanted,
                 isolation_level=IsolationLevel.READ_COMMITTED,
-                request_timeout=REQUEST_TIMEOUT_S,
+                request_timeout=ATTEMPT_TIMEOUT_S,
             )
             return {(at.topic, at.partition): f.result().offset for at, f in found.items()}
 
-        return self._answer(ask, "offsets", {at.topic for at in wanted})
+        return self.answer(ask, "offsets", {at.topic for at in wanted})
 
-    def _answer(
+    def answer(
         self, ask: Callable[[], _Answer], place: str, topics: Collection[str] = ()
     ) -> _Answer:
         """What a request answers, asked again while a broker starts. `topics` (with prefix) are
@@ -213,7 +224,7 @@ class Broker:
         """Have the client ask who leads these topics now."""
         for topic in topics:
             try:
-                self.admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
+                self.admin.list_topics(topic, timeout=_MEET_S)
             except KafkaException as error:
                 if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
                     raise
@@ -228,11 +239,11 @@ class Broker:
 
         def ask() -> dict[str, tuple[str, int] | None]:
             futures = self.admin.describe_topics(
-                TopicCollection(names), request_timeout=REQUEST_TIMEOUT_S
+                TopicCollection(names), request_timeout=ATTEMPT_TIMEOUT_S
             )
             return {t: _described(futures[name]) for t, name in zip(topics, names, strict=True)}
 
-        return self._answer(ask, ", ".join(topics))
+        return self.answer(ask, ", ".join(topics))
 
     def create(self, topic: str, partitions: int, settings: dict[str, str]) -> None:
         """Make a topic unless it exists, and wait until the broker knows it."""
@@ -240,7 +251,7 @@ class Broker:
         wanted = NewTopic(self.name(topic), partitions, copies, config=settings)
 
         def ask() -> None:
-            future = self.admin.create_topics([wanted], request_timeout=REQUEST_TIMEOUT_S)
+            future = self.admin.create_topics([wanted], request_timeout=ATTEMPT_TIMEOUT_S)
             try:
                 future[wanted.topic].result()
             except KafkaException as error:
@@ -253,7 +264,7 @@ class Broker:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
 
-        self._answer(ask, topic)
+        self.answer(ask, topic)
         self._until(lambda: self.describe(topic) is not None, topic)
 
     def record_bytes_max(self, topic: str) -> int:
@@ -273,10 +284,10 @@ class Broker:
         resource = ConfigResource(ConfigResource.Type.TOPIC, self.name(topic))
 
         def ask() -> dict[str, str]:
-            futures = self.admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
+            futures = self.admin.describe_configs([resource], request_timeout=ATTEMPT_TIMEOUT_S)
             return {name: entry.value for name, entry in futures[resource].result().items()}
 
-        return self._answer(ask, topic)
+        return self.answer(ask, topic)
 
     def delete(self, topics: Sequence[str]) -> None:
         """Delete topics, and wait until the broker has forgotten them."""
@@ -331,6 +342,27 @@ def fetch(
             elif time.monotonic() > deadline:
                 raise LogError("the broker does not answer", where=f"{topic}/{partition}")
         consumer.unassign()
+
+
+def fetch_all(consumer: Consumer, ranges: Sequence[Range]) -> dict[Range, list[Message]]:
+    """As `fetch`, of several partitions at once; for a few records. Topics are with prefix."""
+    found: dict[Range, list[Message]] = {each: [] for each in ranges}
+    open_at = {(each[0], each[1]): each for each in ranges}
+    with kafka_errors(", ".join(sorted({each[0] for each in ranges}))):
+        consumer.assign([TopicPartition(*each[:3]) for each in ranges])
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        while open_at:
+            for message in _arrived(consumer):
+                each = open_at.get((message.topic() or "", message.partition() or 0))
+                records, is_done = _sifted([message], 0 if each is None else each[3])
+                if each is not None:
+                    found[each] += [m for m in records if (m.offset() or 0) >= each[2]]
+                    if is_done:
+                        del open_at[each[0], each[1]]
+            if time.monotonic() > deadline:
+                raise LogError("the broker does not answer", where=str(next(iter(open_at))))
+        consumer.unassign()
+    return found
 
 
 def _sifted(arrived: list[Message], end: int) -> tuple[list[Message], bool]:

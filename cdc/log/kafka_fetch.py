@@ -4,18 +4,20 @@ A broker that has nothing new holds a fetch back for `fetch.wait.max.ms`, and a 
 for one fetch at a time: who reads a few records here, then a few there, waits again and again for
 answers that nobody wants any more. So short ranges are read by a consumer whose fetches are never
 held back. It is given up before its records are handed on, because it would ask without a pause
-while it stands at a partition's end.
+while it stands at a partition's end. Several short ranges that are known before they are read are
+fetched at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from confluent_kafka import Consumer, Message
 
-from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, fetch, kafka_errors
+from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, Range, fetch, fetch_all, kafka_errors
 
 SHORT_OFFSETS = 256
+SHORT_RANGES = 16
 
 
 class Fetcher:
@@ -24,10 +26,20 @@ class Fetcher:
     def __init__(self, broker: Broker) -> None:
         self._long = _Connection(broker, fetch_wait_ms=10)
         self._short = _Connection(broker, fetch_wait_ms=0)
+        self._ahead: dict[Range, list[Message]] = {}
+
+    def fetch_ahead(self, ranges: Sequence[Range]) -> None:
+        """Fetch what `fetch` will be asked for, where that is little; forget what it was not."""
+        short = [each for each in ranges if each[3] - each[2] <= SHORT_OFFSETS]
+        few = 1 < len(short) <= SHORT_RANGES
+        self._ahead = self._short.fetch_all(short) if few else {}
 
     def fetch(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Message]]:
         """Committed records start <= offset < end, as cdc.log.kafka_client.fetch. `topic` is
         without the log's prefix."""
+        ahead = self._ahead.pop((topic, partition, start, end), None)
+        if ahead is not None:
+            return iter([ahead] if ahead else [])
         if end - start > SHORT_OFFSETS:
             return self._long.fetch(topic, partition, start, end)
         return iter(list(self._short.fetch(topic, partition, start, end)))
@@ -46,15 +58,25 @@ class _Connection:
         self._met: set[str] = set()
 
     def fetch(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Message]]:
+        consumer = self._that_has_met(topic)
+        return fetch(consumer, self._broker.name(topic), partition, start, end)
+
+    def fetch_all(self, ranges: Sequence[Range]) -> dict[Range, list[Message]]:
+        consumer = self._that_has_met(*{each[0] for each in ranges})
+        named = {(self._broker.name(each[0]), *each[1:]): each for each in ranges}
+        return {named[each]: found for each, found in fetch_all(consumer, list(named)).items()}
+
+    def _that_has_met(self, *topics: str) -> Consumer:
+        """The consumer; a topic that it had not met yet it would look for once a second."""
         if self._consumer is None:
             self._consumer = self._broker.consumer(self._fetch_wait_ms)
-        name = self._broker.name(topic)
-        if name not in self._met:
-            # A topic that the client has not met yet would be looked for once a second.
-            with kafka_errors(topic):
-                self._consumer.list_topics(name, REQUEST_TIMEOUT_S)
-            self._met.add(name)
-        return fetch(self._consumer, name, partition, start, end)
+        for topic in topics:
+            name = self._broker.name(topic)
+            if name not in self._met:
+                with kafka_errors(topic):
+                    self._consumer.list_topics(name, REQUEST_TIMEOUT_S)
+                self._met.add(name)
+        return self._consumer
 
     def close(self) -> None:
         if self._consumer is not None:

@@ -196,6 +196,9 @@ class KafkaReader:
                 yield from messages
             start, span = piece_end, min(2 * span, _SPAN_MAX)
 
+    def expect(self, ranges: Sequence[tuple[str, int, int, int]]) -> None:
+        self._fetcher.fetch_ahead(ranges)
+
     def read(
         self, topic: str, partition: int, start: int, end: int, max_rows: int = 65536
     ) -> Iterator[LogBatch]:

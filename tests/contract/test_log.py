@@ -319,3 +319,21 @@ def test_an_open_reader_follows_a_topic_made_anew(log: Log, producer: Producer) 
     newest = reader.newest_frontier("shop")
     assert newest is not None and newest.txn_seq == 9
     again.close()
+
+
+def test_ranges_that_were_announced(log: Log, producer: Producer) -> None:
+    """A hint changes nothing of what is read, be it right or wrong."""
+    producer.create_topics([OTHER])
+    for number in range(4):
+        parts = [(TOPIC, changes([number])), (OTHER.name, changes([10 + number]))]
+        producer.append(parts, [frontier(number)])
+    reader = log.reader()
+    places = {topic: reader.frontiers("shop") for topic in (TOPIC, OTHER.name)}
+    for topic, first in ((TOPIC, 0), (OTHER.name, 10)):
+        ends = [f.end_offsets[topic][0] for _, f in places[topic]]
+        for start, end, ids in ((0, ends[0], [0]), (ends[0], ends[2], [1, 2]), (0, ends[3], [])):
+            expected = [first + i for i in ids or range(4)]
+            reader.expect([(t, 0, start, end) for t in (TOPIC, OTHER.name)])
+            for _ in range(2):
+                assert ids_of(list(reader.read(topic, 0, start, end))) == expected
+            assert ids_of(list(reader.read(topic, 0, 0, ends[3]))) == list(range(first, first + 4))
