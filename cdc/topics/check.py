@@ -24,7 +24,10 @@ def check_topics(
     answers = f"the brokers of cluster {cluster} answer; {cuts}"
     findings = [Finding("ok", broker.name, answers)]
     for topic, table in topics.items():
-        findings.append(Finding("ok", topic, _described(found[table])))
+        try:
+            findings.append(Finding("ok", topic, _described(found[table])))
+        except CdcError as error:
+            findings.append(Finding("error", error.where or topic, error.what, error.hint))
         policy = settings[topic]["cleanup.policy"]
         if "delete" in policy.split(","):
             findings.append(

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from cdc.config import TopicsConfig
-from cdc.errors import BadData, ConfigError, SourceError, SourceUnavailable
+from cdc.errors import BadData, ConfigError, SourceError
 from cdc.formats import avro_read
 from cdc.formats.avro_schema import compiled
 from cdc.formats.connect_schema import Schema, adjusted
@@ -70,17 +70,13 @@ class Described:
 
 def described(
     settings: Settings, key: bytes | None, value: bytes | None, schema_of_id: SchemaOf
-) -> Described:
-    """What the newest record that has a value says (None: the topic has none). Raises SourceError
-    or ConfigError when it does not say enough."""
+) -> Described | None:
+    """What the newest record that has a value says; None: the topic has none (`value` is None) and
+    the configuration does not say enough. Raises SourceError or ConfigError when nothing does."""
     if value is None:
         if settings.columns and settings.keys:
             return Described(declared(settings, settings.keys), True)
-        raise SourceUnavailable(
-            "the topic has no record yet, so that its columns are unknown",
-            where=settings.topic,
-            hint="they are known when its first record is there",
-        )
+        return None
     try:
         if settings.config.format == "avro":
             return _of_avro(settings, key, value, schema_of_id)

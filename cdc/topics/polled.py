@@ -19,7 +19,7 @@ import numpy as np
 from confluent_kafka.admin import OffsetSpec
 
 from cdc.changes import ChangeBatch, D
-from cdc.errors import BadData, SlotError
+from cdc.errors import BadData, SlotError, SourceUnavailable
 from cdc.frontiers import Frontier
 from cdc.log.kafka_records import Fetched
 from cdc.log.open_ids import open_ids
@@ -60,7 +60,8 @@ class PolledTopics:
         self._looked_s = self._committed_s = 0.0
 
     def tables(self) -> Mapping[str, TableSchema]:
-        return {self.names()[t]: self.described_as(t).table for t in self.names()}
+        topics = {table: topic for topic, table in self.names().items()}
+        return _Tables(topics, lambda topic: self.described_as(topic).table)
 
     def names(self) -> dict[str, str]:
         """The topics, and the table of each."""
@@ -70,12 +71,25 @@ class PolledTopics:
 
     def described_as(self, topic: str) -> Described:
         """What the topic's newest record says. Raises SourceError, ConfigError."""
+        found = self._looked_at(topic)
+        if found is None:
+            raise SourceUnavailable(
+                "the topic has no record yet, so that its columns are unknown",
+                where=topic,
+                hint="they are known when its first record is there",
+            )
+        return found
+
+    def _looked_at(self, topic: str) -> Described | None:
+        """The same; None: the topic is empty."""
         if topic not in self._found:
             (now,) = self.broker.described([topic])
             ends = self.broker.offsets([now], OffsetSpec.latest())
             newest = self.broker.newest(now)  # after `ends`: nothing before them is newer
             key, value = (None, None) if newest is None else (newest.key(), newest.value())
             found = described(self.settings(topic), key, value, self.schema_of_id)
+            if found is None:
+                return None
             self._found[topic] = replace(found, ends=ends.offsets[0][1])
         return self._found[topic]
 
@@ -107,8 +121,9 @@ class PolledTopics:
     ) -> None:
         self._topics = self.broker.described(list(self.names()))
         for topic, table in self.names().items():
-            found, known = self.described_as(topic), (schemas or {}).get(table)
+            known = (schemas or {}).get(table)
             if known is not None:
+                found = self._looked_at(topic) or Described(known, enveloped=True)
                 now = extended(known, found.table, self.name)
                 self._found[topic] = replace(found, table=now)
         self._decoders = {}
@@ -382,6 +397,22 @@ class PolledTopics:
         if self._ids is not None:
             self._ids.close()
             self._ids = None
+
+
+class _Tables(Mapping[str, TableSchema]):
+    """The tables' schemas, looked for in the topics when they are asked for."""
+
+    def __init__(self, topics: Mapping[str, str], schema_of: Callable[[str], TableSchema]) -> None:
+        self._topics, self._schema_of = topics, schema_of
+
+    def __getitem__(self, table: str) -> TableSchema:
+        return self._schema_of(self._topics[table])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._topics)
+
+    def __len__(self) -> int:
+        return len(self._topics)
 
 
 class _Counted:

@@ -282,6 +282,18 @@ def test_deletes_that_compaction_may_have_taken_are_missed(foreign: Foreign) -> 
     assert "delete.retention.ms" in error.what and f"cdc remove {SOURCE}" in error.hint
 
 
+@DESCRIBED
+def test_a_topic_that_became_empty_goes_on(foreign: Foreign) -> None:
+    foreign.make(policy="delete")
+    foreign.send(foreign.upsert(row(1)))
+    foreign.once()
+    foreign.delete_records(before=1)
+    foreign.once()
+    foreign.send(foreign.upsert(row(2)))
+    foreign.once()
+    assert foreign.live() == expected({1: row(1), 2: row(2)})
+
+
 @JSON_ONLY
 def test_partitions_that_are_added_are_read(foreign: Foreign) -> None:
     foreign.make()
@@ -350,7 +362,7 @@ def test_its_progress_shows_as_a_consumer_groups(foreign: Foreign) -> None:
 def test_check_says_what_it_finds(foreign: Foreign) -> None:
     foreign.make("public.a", policy="delete")
     source = foreign.source()
-    (nothing,) = source.check()
+    _, nothing, _ = source.check()
     assert nothing.severity == "error" and "no record yet" in nothing.what
     foreign.send(foreign.upsert(row(1)))
     found = foreign.source().check()

@@ -13,13 +13,13 @@ from hypothesis import given
 
 from cdc.changes import column_value
 from cdc.config import TopicsConfig
-from cdc.errors import CdcError, ConfigError, SchemaChanged, SourceError, SourceUnavailable
+from cdc.errors import CdcError, ConfigError, SchemaChanged, SourceError
 from cdc.formats.avro_schema import compiled
 from cdc.formats.connect_schema import DECIMAL, Schema, avro_json, connect_json
 from cdc.formats.debezium_schema import Options, column_schema, topic_schemas
 from cdc.schema import NUMERIC_TEXT, Column, TableSchema
 from cdc.topics.columns import column_of
-from cdc.topics.described import Settings, avro_row, described, json_row, table_of
+from cdc.topics.described import Described, Settings, avro_row, described, json_row, table_of
 from cdc.topics.evolution import extended
 from cdc.topics.sql_types import column_declared
 from tests.formats_cases import UTC, Case, cases
@@ -236,6 +236,12 @@ def no_ids(schema_id: int) -> str:
 KEY, VALUE = b'{"id":1}', b'{"before":null,"after":{"id":1,"x":"a","n":1.5,"l":[true]},"op":"c"}'
 
 
+def known(made: Settings, key: bytes, value: bytes) -> Described:
+    found = described(made, key, value, no_ids)
+    assert found is not None
+    return found
+
+
 def test_json_without_schemas_needs_columns_and_shows_what_to_write() -> None:
     with pytest.raises(ConfigError) as error:
         described(settings(), KEY, VALUE, no_ids)
@@ -244,15 +250,21 @@ def test_json_without_schemas_needs_columns_and_shows_what_to_write() -> None:
 
 
 def test_json_without_schemas_has_the_columns_that_are_declared() -> None:
-    found = described(settings(columns={"id": "int", "x": "text"}), KEY, VALUE, no_ids)
+    found = known(settings(columns={"id": "int", "x": "text"}), KEY, VALUE)
     assert found.enveloped
     assert found.table == TableSchema(
         "public.t", (Column("id", pa.int32(), "integer", False), Column("x", TEXT, "text")), ("id",)
     )
 
 
+def test_a_topic_without_records_says_nothing() -> None:
+    assert described(settings(), None, None, no_ids) is None
+    declared = described(settings(columns={"id": "int"}, keys=("id",)), None, None, no_ids)
+    assert declared is not None and declared.table.key == ("id",)
+
+
 def test_plain_rows_are_told_from_envelopes() -> None:
-    found = described(settings(columns={"id": "int"}), KEY, b'{"id":1,"op":"x"}', no_ids)
+    found = known(settings(columns={"id": "int"}), KEY, b'{"id":1,"op":"x"}')
     assert not found.enveloped
 
 
@@ -261,17 +273,16 @@ def test_json_with_schemas_describes_itself() -> None:
     value = {"schema": topic["value_schema"], "payload": {}}
     key = {"schema": topic["key_schema"], "payload": {"part": "p", "id": 1}}
     texts = [json.dumps(body).encode() for body in (key, value)]
-    found = described(settings(), texts[0], texts[1], no_ids)
+    found = known(settings(), texts[0], texts[1])
     assert found.table.key == ("part", "id")
     assert found.table.column("amount").sql_type == "numeric(12,2)"
-    retyped = described(settings(columns={"note": "varchar(9)"}), texts[0], texts[1], no_ids)
+    retyped = known(settings(columns={"note": "varchar(9)"}), texts[0], texts[1])
     assert retyped.table.column("note").sql_type == "character varying(9)"
 
 
 @pytest.mark.parametrize(
     ("made", "key", "value", "kind", "said"),
     [
-        (settings(), KEY, None, SourceUnavailable, "no record yet"),
         (settings(columns={"id": "int"}), None, VALUE, SourceError, "keys: {shop.public.t: [id]}"),
         (settings(columns={"x": "text"}), KEY, VALUE, ConfigError, "has no 'id'"),
         (settings(columns={"id": "int"}), KEY, b"\0\0\0\0\1", SourceError, "format: avro"),
