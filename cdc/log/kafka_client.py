@@ -218,16 +218,16 @@ class Broker:
                     if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
                         raise
                 time.sleep(RETRY_EVERY_S)
-                self._meet(topics, deadline)
+                self._meet(topics)
 
-    def _meet(self, topics: Collection[str], deadline: float) -> None:
-        """Have the client ask who leads these topics now."""
-        for topic in topics:
-            try:
+    def _meet(self, topics: Collection[str]) -> None:
+        """Have the client ask who leads these topics now; not while the broker is away."""
+        try:
+            for topic in topics:
                 self.admin.list_topics(topic, timeout=_MEET_S)
-            except KafkaException as error:
-                if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
-                    raise
+        except KafkaException as error:
+            if error.args[0].code() not in _NOT_YET:
+                raise
 
     def describe(self, topic: str) -> tuple[str, int] | None:
         """(topic id, partitions); None: there is no such topic."""

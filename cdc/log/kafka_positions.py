@@ -23,10 +23,10 @@ from confluent_kafka.admin import OffsetSpec
 
 from cdc.errors import LogError
 from cdc.log.kafka_client import (
+    ATTEMPT_TIMEOUT_S,
     NO_TOPIC,
     REQUEST_TIMEOUT_S,
     Broker,
-    kafka_errors,
     no_offset,
     translated,
 )
@@ -117,12 +117,15 @@ class GroupOffsets:
                 return  # whoever reads a topic that was removed learns it by reading
             raise
         group = ConsumerGroupTopicPartitions(self._group(consumer), offsets)
-        futures = self._broker.admin.alter_consumer_group_offsets(
-            [group], request_timeout=REQUEST_TIMEOUT_S
-        )
-        with kafka_errors(consumer):
+
+        def ask() -> None:
+            futures = self._broker.admin.alter_consumer_group_offsets(
+                [group], request_timeout=ATTEMPT_TIMEOUT_S
+            )
             for future in futures.values():
                 future.result()
+
+        self._broker.answer(ask, consumer)
 
     def _offsets(self, positions: Positions) -> list[TopicPartition]:
         places = [TopicPartition(self._broker.name(t), number) for t, number in positions]
