@@ -156,11 +156,11 @@ class Broker:
         where an idempotent one first has to be given an id."""
         return Producer({**_PRODUCER_TUNING, **self._common, "acks": "all", "linger.ms": 0})
 
-    def consumer(self, fetch_wait_ms: int = 10) -> Consumer:
+    def consumer(self, fetch_wait_ms: int = 10, group: str = "") -> Consumer:
         """A consumer of committed records that is assigned, never subscribed. The broker waits for
-        `fetch_wait_ms` before it answers that there are none."""
+        `fetch_wait_ms` before it answers that there are none. `group` is with prefix."""
         settings: dict[str, Any] = {
-            "group.id": self.name("reader"),
+            "group.id": group or self.name("reader"),
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",

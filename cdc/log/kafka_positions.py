@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from confluent_kafka import (
+    Consumer,
     ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
@@ -23,7 +25,6 @@ from confluent_kafka.admin import OffsetSpec
 
 from cdc.errors import LogError
 from cdc.log.kafka_client import (
-    ATTEMPT_TIMEOUT_S,
     NO_TOPIC,
     REQUEST_TIMEOUT_S,
     Broker,
@@ -46,6 +47,9 @@ class GroupOffsets:
         self._fetcher = Fetcher(broker)
         self._thread = ThreadPoolExecutor(1, "group-offsets")
         self._pending: Future[None] | None = None
+        # The admin client's request for this ends the process when the connection is lost
+        # (librdkafka issues 3663 and 4605).
+        self._committers: dict[str, Consumer] = {}
 
     def record(self, consumer: str, positions: Positions) -> None:
         """Begin to record; raises LogError for what failed before."""
@@ -93,6 +97,8 @@ class GroupOffsets:
         finally:
             self._thread.shutdown()
             self._fetcher.close()
+            for committer in self._committers.values():
+                committer.close()
 
     def settle(self) -> None:
         """Wait until all that was begun is recorded."""
@@ -116,16 +122,10 @@ class GroupOffsets:
             if isinstance(cause, KafkaException) and cause.args[0].code() in NO_TOPIC:
                 return  # whoever reads a topic that was removed learns it by reading
             raise
-        group = ConsumerGroupTopicPartitions(self._group(consumer), offsets)
-
-        def ask() -> None:
-            futures = self._broker.admin.alter_consumer_group_offsets(
-                [group], request_timeout=ATTEMPT_TIMEOUT_S
-            )
-            for future in futures.values():
-                future.result()
-
-        self._broker.answer(ask, consumer)
+        if consumer not in self._committers:
+            self._committers[consumer] = self._broker.consumer(group=self._group(consumer))
+        commit = partial(self._committers[consumer].commit, offsets=offsets, asynchronous=False)
+        self._broker.answer(commit, consumer)
 
     def _offsets(self, positions: Positions) -> list[TopicPartition]:
         places = [TopicPartition(self._broker.name(t), number) for t, number in positions]

@@ -42,9 +42,11 @@ def test_the_broker_is_killed_again_and_again(house: House, own_kafka: Broker) -
         own_kafka.stop()
         house.work(30)
         own_kafka.start()
+        house.caught_up()
     house.work(30)
     house.check()
     assert_it_went_on(run)
+    assert "starting again" not in run.said()
     house.stop_all()
 
 
