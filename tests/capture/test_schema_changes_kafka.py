@@ -353,7 +353,8 @@ def test_two_names_that_avro_cannot_tell_apart(
     error = stopped(capture)
     assert isinstance(error, BadData)
     assert "'a b' and 'a_b' are both 'a_b'" in error.what and "json" in error.hint
-    assert capture.frontier() is None or not capture.frontier().positions
+    frontier = capture.frontier()
+    assert frontier is None or not frontier.positions
     forget(capture)
     capture.sql("ALTER TABLE t DROP a_b")
     with capture.running() as agent:
