@@ -30,7 +30,11 @@ from tests.fix_log import kafka_config
 from tests.fix_services import PostgresServer
 from tests.fix_user import User
 
-pytestmark = [pytest.mark.service, pytest.mark.xdist_group("kafka")]
+pytestmark = [
+    pytest.mark.service,
+    pytest.mark.xdist_group("kafka"),
+    pytest.mark.timeout(300),  # on a busy machine
+]
 
 SEED = 20_261_121
 
