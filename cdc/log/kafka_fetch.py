@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 
 from confluent_kafka import Consumer, Message
 
-from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, Range, fetch, fetch_all, kafka_errors
+from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, kafka_errors
+from cdc.log.kafka_ranges import Range, fetch, fetch_all
 
 SHORT_OFFSETS = 256
 SHORT_RANGES = 16
@@ -35,7 +36,7 @@ class Fetcher:
         self._ahead = self._short.fetch_all(short) if few else {}
 
     def fetch(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Message]]:
-        """Committed records start <= offset < end, as cdc.log.kafka_client.fetch. `topic` is
+        """Committed records start <= offset < end, as cdc.log.kafka_ranges.fetch. `topic` is
         without the log's prefix."""
         ahead = self._ahead.pop((topic, partition, start, end), None)
         if ahead is not None:

@@ -22,7 +22,8 @@ from confluent_kafka.admin import ConfigResource, OffsetSpec
 from cdc.config import LogConfig, SourceConfig, TopicsConfig
 from cdc.config_kafka import table_of
 from cdc.errors import LogError, SourceError, SourceUnavailable, mask_url
-from cdc.log.kafka_client import REQUEST_TIMEOUT_S, SCHEMAS, Broker, fetch, kafka_errors
+from cdc.log.kafka_client import REQUEST_TIMEOUT_S, SCHEMAS, Broker, kafka_errors
+from cdc.log.kafka_ranges import fetch
 from cdc.positions import TopicOffsets
 from cdc.topics.poll import Partition, gone
 
