@@ -725,7 +725,7 @@ def test_users_and_their_rights(secured_elasticsearch: ElasticsearchServer, tmp_
 # Every version
 
 
-def test_every_version(elasticsearch_version: str, tmp_path: Path) -> None:
+def test_the_oldest_version(elasticsearch_version: str, tmp_path: Path) -> None:
     """What differs between servers: the routes and answers that each step of the sink uses."""
     config = config_for(tmp_path, StoreCase("elasticsearch", elasticsearch_version), ITEMS)
     with opened(config) as live:

@@ -101,7 +101,7 @@ def format_options(log: LogConfig) -> dict[str, str]:
     }
 
 
-@pytest.fixture(params=["json", "json with schemas", "avro"])
+@pytest.fixture(params=["json with schemas", "avro"])
 def log(request: pytest.FixtureRequest, kafka_bootstrap: str, tmp_path: Path) -> LogConfig:
     if request.param == "avro":
         registry = request.getfixturevalue("schema_registry")

@@ -28,7 +28,6 @@ from tests.e2e.house import (
 )
 from tests.fix_log import kafka_config
 from tests.fix_services import PostgresServer
-from tests.fix_user import User
 
 pytestmark = [
     pytest.mark.service,
@@ -77,6 +76,11 @@ def test_everything_that_a_user_does(house: House, capsys: pytest.CaptureFixture
     assert count["n"] > 1000
     _assert_events(house, capsys)
     _assert_no_lag(house)
+    for words in (("duck",), ("mirror", "--view")):
+        house.command("rebuild", *words)
+        house.ends(("command", "rebuild"), status=0)
+        del house.children["command", "rebuild"]
+    house.check(verify=False)
 
     run.process.terminate()
     assert run.wait() == 0, run.said()
@@ -85,18 +89,6 @@ def test_everything_that_a_user_does(house: House, capsys: pytest.CaptureFixture
     for name in ("duck", "mirror", "order_search", "shop"):
         assert house.cdc("remove", name, "--yes") == 0
     assert house.cdc("log", "shop.public.orders") == 2
-
-
-def test_rebuilds_while_everything_runs(house: House) -> None:
-    run = house.run("on")
-    house.caught_up()
-    for words in (("duck",), ("mirror", "--view")):
-        house.command("rebuild", *words)
-        house.ends(("command", "rebuild"), status=0)
-        del house.children["command", "rebuild"]
-    house.check(verify=False)
-    assert run.is_alive and "stopped" not in run.said() and "failed" not in run.said()
-    house.stop_all()
 
 
 def _assert_events(house: House, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,23 +141,3 @@ FAULTS: dict[Kind, str] = {
     DUCK: "sink.before_write:2",
     MIRROR: "sink.after_write:2",
 }
-
-
-def test_a_snapshot_only(user: User, kafka_bootstrap: str) -> None:
-    """The source ends by itself, and leaves nothing on the server."""
-    user.sql("CREATE TABLE c (id int PRIMARY KEY)", "INSERT INTO c VALUES (1), (2)")
-    user.write_config(sinks="{s: {type: sql, url: 'duckdb:///w.duckdb', from: shop.c}}")
-    file = user.directory / "connectors.yaml"
-    log = kafka_config(kafka_bootstrap, user.directory)
-    head = f"log: {{type: kafka, bootstrap_servers: '{kafka_bootstrap}', "
-    head += f"topic_prefix: {log.topic_prefix}}}\n"
-    file.write_text(
-        head + file.read_text().replace("type: postgres", "type: postgres\n    snapshot: only")
-    )
-    user.catch_up()
-    user.verify("s")
-    assert (
-        user.value("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()")
-        == 0
-    )
-    assert user.query("SELECT count(*) AS n FROM c", "s") == [{"n": 2}]

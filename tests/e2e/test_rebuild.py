@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -83,22 +82,6 @@ def test_a_maintainer_killed_during_its_reload_does_it_again(house: House) -> No
     house.start(VIEWS)
     house.ends(("command", "rebuild"), status=0)
     del house.children["command", "rebuild"]
-    house.check()
-    house.stop_all()
-
-
-def test_interrupted_it_goes_on_later(house: House) -> None:
-    house.work(200)
-    house.start_all()
-    house.caught_up()
-    child = house.command("rebuild", DUCK[1])
-    child.process.send_signal(signal.SIGSTOP)
-    child.process.send_signal(signal.SIGTERM)
-    child.process.send_signal(signal.SIGCONT)
-    child.wait()
-    del house.children["command", "rebuild"]
-    house.check()
-    rebuild(house, DUCK[1])
     house.check()
     house.stop_all()
 

@@ -144,7 +144,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("converter", ["json", "json_schemas", "avro"])
+@pytest.mark.parametrize("converter", ["json", "avro"])
 def test_a_view_over_debeziums_topics_is_the_select(
     plant: Plant,
     connect: ConnectWorker,
