@@ -3,8 +3,8 @@
     elasticsearch_url       function: URL of a shared server, emptied after the test
     own_elasticsearch       function: a private server that the test may stop and start again
     secured_elasticsearch   module: a private server that asks for a user or an API key
-    elasticsearch_version   a server of the oldest version (slow); the shared one has the newest that
-                            a JDK here runs
+    elasticsearch_version   a server of the oldest version (slow); the shared one has the newest
+                            that a JDK here runs
 
 The shared one comes from docker-compose.yml where a container engine answers, else it is a native
 process. All tests of one run share one worker and one server (tests/conftest.py).
