@@ -36,9 +36,11 @@ LOOK_EVERY_S = 0.2
 
 @dataclass(frozen=True)
 class Measured:
-    """`peak_mib` is the agent's own; `with_workers_mib` is 0 unless it was looked at."""
+    """`seconds` from the call on; `rows_per_s` from the first append on, its rows left out.
+    `peak_mib` is the agent's own; `with_workers_mib` is 0 unless it was looked at."""
 
     seconds: float
+    rows_per_s: float
     cpu_s: float
     peak_mib: float
     with_workers_mib: float = 0.0
@@ -115,11 +117,23 @@ class _Reached:
     def __init__(self, until: str) -> None:
         self._until = Lsn.parse(until) if until else None
         self._event = threading.Event()
-        self.at_s = 0.0
+        self.at_s = self._first_s = 0.0
+        self._rows = self._first_rows = 0
         if self._until is None:
             threading.Thread(target=self._wait_for_stdin, daemon=True).start()
 
+    @property
+    def rows_per_s(self) -> float:
+        """From when the first append was told of."""
+        seconds = self.at_s - self._first_s
+        return (self._rows - self._first_rows) / seconds if seconds else 0.0
+
     def note(self, **facts: object) -> None:
+        rows = facts.get("rows")
+        if isinstance(rows, int) and rows and not self._event.is_set():
+            self._rows = rows
+            if not self._first_rows:
+                self._first_rows, self._first_s = rows, time.perf_counter()
         text = str(facts.get("position", ""))
         if self._until is None or "@" not in text or self._event.is_set():
             return
@@ -150,7 +164,8 @@ def main(settings: dict[str, Any]) -> None:
     began_s, used_s = time.perf_counter(), _cpu_s()
     run_capture(source, open_log(log), config, reached, reached.note)
     own_mib = peak_rss_mib(os.getpid())
-    measured = Measured(reached.at_s - began_s, _cpu_s() - used_s, own_mib)
+    seconds, used_s = reached.at_s - began_s, _cpu_s() - used_s
+    measured = Measured(seconds, reached.rows_per_s, used_s, own_mib)
     print(json.dumps(asdict(measured)))
 
 

@@ -54,13 +54,14 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Run:
-    """`rows_per_s` from the first record on, `cpu_s` and `peak_mib` of the whole JVM; beside it,
-    what the broker used of the processor."""
+    """`rows_per_s` from the first record on, `cpu_s` and `peak_mib` of the whole process; beside
+    it, what the broker used of the processor. `with_start` is the rate from the call on."""
 
     rows_per_s: float
     cpu_s: float
     peak_mib: float
     broker_cpu_s: float
+    with_start: float = 0.0
 
 
 @dataclass
