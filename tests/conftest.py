@@ -9,6 +9,7 @@ import pytest
 from tests.services import compose
 
 pytest_plugins = [f"tests.{file.stem}" for file in sorted(Path(__file__).parent.glob("fix_*.py"))]
+pytest.register_assert_rewrite(*pytest_plugins)  # one of them may import another first
 
 SERVICES = {
     *("postgres", "own_postgres", "postgres_major", "kafka_bootstrap", "connect", "flink"),

@@ -346,6 +346,7 @@ def test_a_registry_that_does_not_answer(config: Config) -> None:
     assert "s3cret" not in str(found)
 
 
+@pytest.mark.slow
 def test_brokers_that_do_not_answer(tmp_path: Path) -> None:
     config = configured(tmp_path, f"127.0.0.1:{free_port()}")
     found = only(check_log(config))
