@@ -85,6 +85,11 @@ class ChangeBatch:
             None if self.has_before is None else self.has_before[index],
         )
 
+    def numbered(self, first: int) -> ChangeBatch:
+        """The same changes as a part of transaction 0, with ordinals from `first`."""
+        ordinal = np.arange(first, first + self.num_rows, dtype=np.int64)
+        return replace(self, txn_seq=np.zeros(self.num_rows, np.int64), ordinal=ordinal)
+
     def shifted(self, txn_base: int) -> ChangeBatch:
         """The same changes with `txn_base` added to every txn_seq."""
         return replace(self, txn_seq=self.txn_seq + txn_base)

@@ -12,10 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -88,14 +87,9 @@ class Capture:
             for statement in statements:
                 connection.execute(statement.encode())
 
-    @contextmanager
-    def running(self) -> Iterator[AgentThread]:
-        """An agent on a thread; leaving the block stops it, and raises its error."""
-        agent = AgentThread(self)
-        try:
-            yield agent
-        finally:
-            agent.stop()
+    def running(self) -> AgentThread:
+        """An agent on a thread; leaving its block stops it, and raises its error."""
+        return AgentThread(self)
 
     def barrier(self) -> Lsn:
         with connect(self.url) as connection:
@@ -239,7 +233,7 @@ class Captured(Protocol):
 
 
 class AgentThread:
-    """A capture agent on a thread."""
+    """A capture agent on a thread; as a context manager, stopped at the block's end."""
 
     def __init__(self, capture: Captured) -> None:
         self.facts: dict[str, object] = {}
@@ -274,6 +268,17 @@ class AgentThread:
         assert self.error is not None
         error, self.error = self.error, None
         return error
+
+    def __enter__(self) -> AgentThread:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
 
     def stop(self) -> None:
         self._stop.set()

@@ -18,8 +18,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -288,14 +288,9 @@ class Foreign:
     def wait_for(self, position: NativePosition, alive: Any = None) -> Frontier:
         return self.capture.wait_for(position, alive)
 
-    @contextmanager
-    def running(self) -> Iterator[AgentThread]:
-        """An agent on a thread; leaving the block stops it, and raises its error."""
-        agent = AgentThread(self)
-        try:
-            yield agent
-        finally:
-            agent.stop()
+    def running(self) -> AgentThread:
+        """An agent on a thread; leaving its block stops it, and raises its error."""
+        return AgentThread(self)
 
     def once(self) -> Frontier:
         """Run an agent until it has everything that is there now."""

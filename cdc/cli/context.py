@@ -88,15 +88,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"there is no {kind} '{name}'", hint=nearest(name, names) or there_are)
 
 
-def live_tables(config: Config) -> dict[str, TableSchema]:
-    """The captured tables as the sources have them now, by `source.schema.table`."""
-    found: dict[str, TableSchema] = {}
-    for name in config.sources:
-        with opened_source(config, name) as source:
-            found |= {f"{name}.{table}": schema for table, schema in source.tables().items()}
-    return found
-
-
 def logged_tables(config: Config, reader: Reader) -> dict[str, TableSchema]:
     """The captured tables as the log knows them."""
     return {

@@ -6,11 +6,9 @@ import base64
 import json
 from collections.abc import Sequence
 
-from confluent_kafka import KafkaError, Message
-
-from cdc.errors import LogError
 from cdc.log.api import DeadLetter
-from cdc.log.kafka_client import LETTERS, REQUEST_TIMEOUT_S, Broker, kafka_errors
+from cdc.log.kafka_client import LETTERS, Broker
+from cdc.log.kafka_send import send_now
 
 RETENTION_MS = 7 * 86_400_000
 
@@ -23,19 +21,7 @@ def make_topic(broker: Broker) -> None:
 def send_letters(broker: Broker, letters: Sequence[DeadLetter]) -> None:
     """Append them; durable when this returns."""
     make_topic(broker)
-    sender = broker.sender()
-    refused: list[KafkaError] = []
-
-    def delivered(error: KafkaError | None, _: Message) -> None:
-        if error is not None:
-            refused.append(error)
-
-    with kafka_errors(LETTERS):
-        for letter in letters:
-            sender.produce(broker.name(LETTERS), to_value(letter), on_delivery=delivered)
-        if sender.flush(REQUEST_TIMEOUT_S) or refused:
-            cause = f": {refused[0]}" if refused else ""
-            raise LogError(f"the broker does not take the records{cause}", where=LETTERS)
+    send_now(broker, LETTERS, [(None, to_value(letter)) for letter in letters])
 
 
 def read_letter(value: bytes) -> DeadLetter:

@@ -14,7 +14,7 @@ wrote to the topic), the transaction is aborted and done again, with the flush b
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -74,9 +74,11 @@ class KafkaProducer:
         self._load()
 
     def _load(self) -> None:
-        for entry in self._tables.entries():
-            described = self._broker.describe(entry.name)
-            if entry.producer == self._name and described and described[0] == entry.topic_id:
+        mine = [entry for entry in self._tables.entries() if entry.producer == self._name]
+        there = self._broker.described(sorted({entry.name for entry in mine})) if mine else {}
+        for entry in mine:
+            described = there[entry.name]
+            if described is not None and described[0] == entry.topic_id:
                 self._adopt(entry, described[1])
         keys = {frontier_key(self._name, self._name)} | {
             t for t in self._topics if t.startswith("view.")
@@ -290,26 +292,20 @@ class KafkaProducer:
 
     def _expected_ends(self) -> dict[str, tuple[int, ...]]:
         """Last record + 1 per partition, if all goes where the last transaction ended."""
-        sent = self._sender.sent
-        return {
-            topic: tuple(
-                self._next[at] + sent[at]
-                if (at := (self._broker.name(topic), number)) in sent
-                else end
-                for number, end in enumerate(ends)
-            )
-            for topic, ends in self._ends.items()
-        }
+        sent = self._sender.sent.items()
+        return self._ends_with({at: self._next[at] + n for at, n in sent if at in self._next})
 
     def _ends_after(self) -> dict[str, tuple[int, ...]]:
         """Last record + 1 per partition, from this transaction's delivery reports."""
-        return {
-            topic: tuple(
-                self._sender.delivered.get((self._broker.name(topic), number), end - 1) + 1
-                for number, end in enumerate(ends)
-            )
-            for topic, ends in self._ends.items()
-        }
+        return self._ends_with({at: last + 1 for at, last in self._sender.delivered.items()})
+
+    def _ends_with(self, moved: Mapping[tuple[str, int], int]) -> dict[str, tuple[int, ...]]:
+        """The end offsets, with those that moved."""
+        found = {}
+        for topic, ends in self._ends.items():
+            name = self._broker.name(topic)
+            found[topic] = tuple(moved.get((name, at), end) for at, end in enumerate(ends))
+        return found
 
     def _make_frontier_topic(self, key: str) -> None:
         if key not in self._frontier_topics:

@@ -9,15 +9,15 @@ that answer tells the end offset; when another record fails, the commit fails.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from cdc.errors import LogError
 from cdc.formats import murmur2
 from cdc.formats.records import Records
-from cdc.log.kafka_client import REQUEST_TIMEOUT_S
+from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, kafka_errors
 from cdc.ragged import Int64s
 
 _POLL_S = 0.05
@@ -83,6 +83,37 @@ class Sender:
             return
         at = (message.topic() or "", message.partition() or 0)
         self.delivered[at] = max(self.delivered.get(at, -1), message.offset() or 0)
+
+
+def send_now(
+    broker: Broker, topic: str, records: Sequence[tuple[bytes | None, bytes]]
+) -> list[int]:
+    """Append (key, value) records to the topic's first partition, durably and in no transaction;
+    their offsets. `topic` is without prefix. Raises LogError."""
+    offsets: list[int] = []
+    refused: list[KafkaError] = []
+
+    def delivered(error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            offsets.append(int(message.offset() or 0))
+        else:
+            refused.append(error)
+
+    sender = broker.sender()
+    with kafka_errors(topic):
+        for key, value in records:
+            sender.produce(broker.name(topic), value, key, 0, delivered)
+        sender.flush(REQUEST_TIMEOUT_S)
+        sender.close()
+        if refused:
+            raise KafkaException(refused[0])
+    if len(offsets) < len(records):
+        raise LogError(
+            f"the broker did not take the records within {REQUEST_TIMEOUT_S:g} s",
+            where=broker.name(topic),
+            hint="see log.bootstrap_servers and the broker",
+        )
+    return offsets
 
 
 def _destinations(records: Records, partitions: int) -> tuple[Int64s, Int64s]:

@@ -15,17 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import Message
 
 from cdc.errors import LogDamaged, LogError
 from cdc.log.kafka_client import (
-    REQUEST_TIMEOUT_S,
     SCHEMAS,
     Broker,
-    kafka_errors,
-    translated,
 )
 from cdc.log.kafka_fetch import Fetcher
+from cdc.log.kafka_send import send_now
 
 
 @dataclass(frozen=True)
@@ -60,32 +58,9 @@ class SchemaTopic:
         be of this record alone. Raises LogError."""
         if not self._found():
             self._broker.create(SCHEMAS, 1, {"cleanup.policy": "compact"})
-        written: list[Message] = []
-        refused: list[KafkaError] = []
-
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            if error is None:
-                written.append(message)
-            else:
-                refused.append(error)
-
-        sender = self._broker.sender()
-        with kafka_errors(SCHEMAS):
-            sender.produce(
-                self._broker.name(SCHEMAS), json.dumps(value), json.dumps(key),
-                partition=0, on_delivery=delivered,
-            )  # fmt: skip
-            sender.flush(REQUEST_TIMEOUT_S)
-            sender.close()
-        if refused:
-            raise translated(KafkaException(refused[0]), SCHEMAS)
-        if not written:
-            raise LogError(
-                f"the broker did not take a schema within {REQUEST_TIMEOUT_S:g} s",
-                where=self._broker.name(SCHEMAS),
-                hint="see log.bootstrap_servers and the broker",
-            )
-        return int(written[0].offset() or 0)
+        record = (json.dumps(key).encode(), json.dumps(value).encode())
+        (offset,) = send_now(self._broker, SCHEMAS, [record])
+        return offset
 
     def close(self) -> None:
         self._fetcher.close()

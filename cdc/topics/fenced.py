@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import numpy as np
 from confluent_kafka import Consumer
 
 from cdc.changes import ChangeBatch
@@ -146,7 +145,7 @@ class FencedTopics:
                 yield self._part(tables)  # the agent may have been told to stop
                 continue
             for changes in self._changes(cut):
-                numbered = _numbered(changes, rows)
+                numbered = changes.numbered(rows)
                 rows += changes.num_rows
                 yield replace(self._part(tables), changes=((changes.schema.name, numbered),))
                 self._progress(table=changes.schema.name, table_rows=rows)
@@ -178,7 +177,7 @@ class FencedTopics:
             held: list[tuple[str, ChangeBatch]] = []
             size = 0
             for changes in self._changes(cut):
-                held.append((changes.schema.name, _numbered(changes, rows)))
+                held.append((changes.schema.name, changes.numbered(rows)))
                 rows += changes.num_rows
                 size += changes.nbytes
                 if size >= max_piece_bytes:
@@ -313,12 +312,6 @@ class FencedTopics:
             self._reader.close()
             self._reader = None
         self._log.close()
-
-
-def _numbered(changes: ChangeBatch, first: int) -> ChangeBatch:
-    count = changes.num_rows
-    ordinal = np.arange(first, first + count, dtype=np.int64)
-    return replace(changes, txn_seq=np.zeros(count, np.int64), ordinal=ordinal)
 
 
 def _followed(known: TableSchema | None, now: TableSchema, source: str) -> TableSchema:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 from confluent_kafka.admin import OffsetSpec
 
 from cdc.changes import ChangeBatch, D
@@ -425,11 +424,11 @@ class _Counted:
 
     def numbered(self, changes: ChangeBatch) -> ChangeBatch:
         count, table = changes.num_rows, changes.schema.name
-        ordinal = np.arange(self.rows, self.rows + count, dtype=np.int64)
+        found = changes.numbered(self.rows)
         self.rows += count
         self.by_table[table] = self.by_table.get(table, 0) + count
         self.commit_us = max(self.commit_us, int(changes.commit_us.max()))
-        return replace(changes, txn_seq=np.zeros(count, np.int64), ordinal=ordinal)
+        return found
 
 
 def _offsets(position: NativePosition) -> TopicOffsets:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cdc.capture.agent import run_capture
 from cdc.errors import CdcError
-from tests.fix_capture import Capture
+from tests.fix_capture import Capture, Captured
 from tests.fix_log import heard
 
 
@@ -24,11 +24,16 @@ def main() -> int:
         max_log_transaction_bytes=settings["max_log_transaction_bytes"],
         into=into and heard(into),
     )
+    return capture_until_told(capture)
+
+
+def capture_until_told(captured: Captured) -> int:
+    """An agent until SIGTERM; the process's exit status."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         run_capture(
-            capture.source(), capture.log, capture.config, stop.is_set, lambda **facts: None
+            captured.source(), captured.log, captured.config, stop.is_set, lambda **facts: None
         )
     except CdcError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,13 +62,8 @@ class Downstream:
     def wait_for(self, position: NativePosition, alive: Any = None) -> Frontier:
         return self.capture.wait_for(position, alive)
 
-    @contextmanager
-    def running(self) -> Iterator[AgentThread]:
-        agent = AgentThread(self)
-        try:
-            yield agent
-        finally:
-            agent.stop()
+    def running(self) -> AgentThread:
+        return AgentThread(self)
 
     def process(self, fault: str = "") -> subprocess.Popen[str]:
         settings = {

@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-from cdc.capture.agent import run_capture
 from cdc.config import LogConfig
-from cdc.errors import CdcError
+from tests.capture.process import capture_until_told
 from tests.capture.test_topics_fenced import Downstream
 from tests.fix_topics import Foreign
 
@@ -41,16 +38,7 @@ def main() -> int:
             tuple(settings["tables"]),
         )
     )
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        run_capture(
-            foreign.source(), foreign.log, foreign.config, stop.is_set, lambda **facts: None
-        )
-    except CdcError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return capture_until_told(foreign)
 
 
 if __name__ == "__main__":
