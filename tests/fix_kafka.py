@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,15 +75,16 @@ def _allow_all(bootstrap: str, user: str) -> None:
 def allow(
     bootstrap: str,
     user: str,
-    kinds: tuple[tuple[ResourceType, str], ...],
+    kinds: Sequence[tuple[ResourceType, str]],
     right: AclOperation = AclOperation.ALL,
+    permission: AclPermissionType = AclPermissionType.ALLOW,
 ) -> None:
-    """Give a user a right, or every one, to these resources."""
+    """Give a user a right, or every one, to these resources; DENY takes it away."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     bindings = [
         AclBinding(
             kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*",
-            right, AclPermissionType.ALLOW,
+            right, permission,
         )
         for kind, name in kinds
     ]  # fmt: skip

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from cdc import faults
@@ -28,7 +28,14 @@ from cdc.errors import Fenced, LogError, LogRefused
 from cdc.formats.envelope import NO_DETAILS, Details, Origin
 from cdc.frontiers import EndOffsets, Frontier, covers_topic, frontier_key
 from cdc.log.api import DeadLetter, TopicSpec
-from cdc.log.kafka_client import LETTERS, REQUEST_TIMEOUT_S, Broker, kafka_errors, translated
+from cdc.log.kafka_client import (
+    LETTERS,
+    NO_TOPIC,
+    REQUEST_TIMEOUT_S,
+    Broker,
+    kafka_errors,
+    translated,
+)
 from cdc.log.kafka_letters import make_topic, to_value
 from cdc.log.kafka_metadata import TransactionTopic
 from cdc.log.kafka_oversized import error_of, letter_of, sort_out
@@ -36,13 +43,14 @@ from cdc.log.kafka_reader import KafkaReader
 from cdc.log.kafka_records import TopicEntry, TopicForm, Version, encoded, writers
 from cdc.log.kafka_send import Sender
 from cdc.log.kafka_tables import Tables
-from cdc.log.kafka_transactions import Described
+from cdc.log.kafka_transactions import Described, topic_name
 from cdc.log.open_ids import open_ids
 from cdc.log.schema_topic import SchemaTopic
 from cdc.schema import TableSchema
 
 ABORT_TIMEOUT_S = 5.0
 """The next producer of the name ends what was not aborted by then."""
+_PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
 ENCODE_ROWS = 16_384
 """How many changes are encoded at once: what fits the processor's cache, and is sent while the
 next are encoded."""
@@ -317,12 +325,34 @@ class KafkaProducer:
         would wait for them to come back."""
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
         while self._producer.flush(1.0):
-            gone = [topic for topic in self._topics if self._broker.describe(topic) is None]
-            if gone or time.monotonic() > deadline:
-                what = "the topic was removed" if gone else "the broker does not take the records"
-                raise LogError(what, where=", ".join(gone) or self._name)
+            self._check_topics()
+            if time.monotonic() > deadline:
+                raise LogError("the broker does not take the records", where=self._name)
         if self._sender.refused:
-            raise KafkaException(self._sender.refused[0])
+            raise self._why_refused()
+
+    def _check_topics(self) -> None:
+        mine = [*self._topics, *(f"{key}.frontier" for key in self._frontier_topics)]
+        if self._metadata is not None:
+            mine.append(topic_name(self._name))
+        gone = [topic for topic, found in self._broker.described(mine).items() if found is None]
+        if gone:
+            raise LogError("the topic was removed", where=", ".join(gone))
+
+    def _why_refused(self) -> KafkaException:
+        """Why records of the open transaction were not written. One that fails takes the records
+        that still wait with it, and their delivery reports name only that purge; the commit of
+        such a transaction fails with its cause. Raises LogError when a topic is gone."""
+        causes = [error for error in self._sender.refused if error.code() not in _PURGED]
+        if not causes or causes[0].code() in NO_TOPIC:
+            self._check_topics()
+        if causes:
+            return KafkaException(causes[0])
+        try:
+            self._producer.commit_transaction(REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            return error
+        return KafkaException(self._sender.refused[0])
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

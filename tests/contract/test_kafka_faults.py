@@ -22,7 +22,13 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, IsolationLevel, TopicPartition
 from confluent_kafka import Producer as KafkaClient
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import (
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    OffsetSpec,
+    ResourceType,
+)
 
 from cdc.changes import C
 from cdc.config import LogConfig
@@ -31,7 +37,7 @@ from cdc.log import kafka_client, kafka_producer
 from cdc.log.api import Log, Producer, Reader
 from cdc.log.open import open_log
 from demo.server_process import free_port, wait_until
-from tests.fix_kafka import PASSWORDS
+from tests.fix_kafka import PASSWORDS, allow
 from tests.fix_log import SPEC, TOPIC, changes, frontier, ids_of, kafka_config, read_all
 from tests.services.appending_process import NAME, ROWS, append, next_number
 from tests.services.kafka import Broker, Security, make_authority
@@ -330,6 +336,20 @@ class TestABrokerThatIsNotThere:
             append(producer, 1)
         assert TOPIC in caught.value.where
 
+    @pytest.mark.parametrize("topic", [TOPIC, f"{NAME}.frontier", f"{NAME}.transaction"])
+    def test_a_removed_topic_is_named(self, own_kafka: Broker, tmp_path: Path, topic: str) -> None:
+        """Whether the client hears of it first, and waits, or the transaction's coordinator, and
+        purges the records: that is a matter of luck."""
+        for _ in range(2):
+            config = replace(kafka_config(own_kafka.bootstrap, tmp_path), transaction_metadata=True)
+            with closing(open_log(config).producer(NAME)) as producer:
+                producer.create_topics([SPEC])
+                append(producer, 0)
+                _delete_topic(config, topic)
+                with pytest.raises(LogError, match="removed") as caught:
+                    append(producer, 1)
+            assert caught.value.where == topic
+
 
 def _delete_topic(config: LogConfig, topic: str) -> None:
     admin = AdminClient({"bootstrap.servers": config.bootstrap_servers})
@@ -380,6 +400,17 @@ class TestABrokerThatRefuses:
         assert PASSWORDS["guest"] not in str(error)
         with reading(open_log(guest)) as reader, pytest.raises(LogRefused, match="uthoriz"):
             read_all(reader)
+
+    def test_a_right_that_is_taken_away(self, secured: LogConfig, secure_kafka: Broker) -> None:
+        """The records that still wait are purged, and only the transaction has the cause."""
+        with closing(open_log(secured).producer(NAME)) as producer:
+            producer.create_topics([SPEC])
+            append(producer, 0)
+            topic = [(ResourceType.TOPIC, secured.topic_prefix + TOPIC)]
+            write, deny = AclOperation.WRITE, AclPermissionType.DENY
+            allow(secure_kafka.internal, "cdc", topic, write, deny)
+            with pytest.raises(LogRefused, match="uthoriz"):
+                append(producer, 1)
 
 
 def _with(config: LogConfig, *settings: str) -> LogConfig:
@@ -521,7 +552,7 @@ class TestProducersThatDie:
         assert_exact(log, done + 4)
 
     def test_at_any_moment(self, config: LogConfig, log: Log) -> None:
-        for _ in range(4):
+        for _ in range(2):
             with closing(Appending(config)) as one:
                 one.appended()
                 one.appended()
