@@ -210,8 +210,8 @@ class _Agent:
 
     def _snapshot_again(self, change: SnapshotNeeded) -> bool:
         """Read all tables again, beside the topics' rows: what is gone leaves them at the end, when
-        the next frontier comes (S8). A restart takes it up where nothing was begun, or begins it
-        anew."""
+        the next frontier comes (S8). The log says that it was begun before the source lets go of
+        its slot: a restart begins it anew."""
         for table, schema in self.source.tables().items():
             known = self.schemas.get(table)
             if known is None:
@@ -223,6 +223,7 @@ class _Agent:
         self.numbered = {}
         self.shift = self.next_ordinal
         self.frontier = replace(self.frontier, positions=Vector())
+        self._publish_progress(incomplete=tuple(self.schemas))
         self.source.close()
         self.source.open(self.frontier, self.schemas, self._history)
         return self._snapshot()

@@ -50,3 +50,17 @@ def test_killed_while_a_rewritten_table_is_read_again(capture: Capture, fault: s
         agent.caught_up()
     capture.assert_equal("public.t")
     capture.assert_history("public.t")
+
+
+def test_killed_before_the_first_trace_of_a_second_snapshot(capture: Capture) -> None:
+    """The slot goes before the snapshot: by then the log must say that one was begun."""
+    capture.sql("CREATE TABLE t (id int PRIMARY KEY, b int)", "INSERT INTO t VALUES (1, 1), (2, 2)")
+    with capture.running() as agent:
+        agent.caught_up()
+    capture.sql("ALTER TABLE t ALTER b TYPE bigint", "DELETE FROM t WHERE id = 1")
+    for appends in (1, 2, 1):
+        capture.dies(f"capture.before_append:{appends}")
+    with capture.running() as agent:
+        agent.caught_up()
+    capture.assert_equal("public.t")
+    capture.assert_history("public.t")
