@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
+from cdc.captured import captured
 from cdc.changes import ChangeBatch
 from cdc.cli.parts import Stop
 from cdc.config import Config
@@ -37,8 +38,6 @@ from views.reload import ReloadRequest, ReloadRequested
 from views.sql.planner import plan_views
 from views.status import StatusFile
 from views.table_changes import table_change
-
-logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +93,13 @@ def _planned(
     mine = {name: view for name, view in config.views.items() if view.group == group}
     own = replace(config, views=mine)
     while not stop():
-        tables = source_tables(config, reader)
-        complete = all(reader.newest_frontier(name) is not None for name in config.sources)
+        known = captured(reader, config.sources)
+        tables = known.tables
         refused: dict[str, ViewError] = {}
         plans = plan_views(own, tables, refused, partial(_check_topic, reader, reader.topics()))
         if not refused:
             return Planned(plans, tables, refused)
-        if complete:
+        if known.complete == config.sources.keys():
             ran = [n for n in refused if reader.newest_frontier(f"view.{n}") is not None]
             fatal = [error for name, error in refused.items() if name not in ran or not plans]
             if fatal:
@@ -116,12 +115,6 @@ def _check_topic(reader: Reader, topics: Sequence[str], plan: ViewPlan) -> None:
     topic = f"view.{plan.name}"
     if topic in topics:
         check_compatible(reader.schema(topic), plan.output, plan.name)
-
-
-def source_tables(config: Config, reader: Reader) -> dict[str, TableSchema]:
-    """The captured tables that stand in the log, by `source.schema.table`."""
-    topics = [t for t in reader.topics() if t.partition(".")[0] in config.sources]
-    return {topic: reader.schema(topic) for topic in topics}
 
 
 class Maintainer:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cdc.capture.part import make_source
+from cdc.captured import captured
 from cdc.cli import parts
 from cdc.cli.output import say
 from cdc.config import Config, SinkConfig
@@ -88,25 +89,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"there is no {kind} '{name}'", hint=nearest(name, names) or there_are)
 
 
-def logged_tables(config: Config, reader: Reader) -> dict[str, TableSchema]:
-    """The captured tables as the log knows them."""
-    return {
-        topic: reader.schema(topic)
-        for topic in reader.topics()
-        if topic.partition(".")[0] in config.sources
-    }
-
-
 def known_tables(config: Config) -> dict[str, TableSchema]:
     """The log's tables, and for sources that are not in it yet (or not fully) the source's own."""
     with opened_log(config) as (_, reader):
-        found = logged_tables(config, reader)
-        settled = {
-            name
-            for name in config.sources
-            if (frontier := reader.newest_frontier(name)) is not None and not frontier.incomplete
-        }
-    for name in config.sources.keys() - settled:
+        known = captured(reader, config.sources)
+    found = dict(known.tables)
+    for name in config.sources.keys() - known.complete:
         try:
             with opened_source(config, name) as source:
                 found |= {f"{name}.{table}": schema for table, schema in source.tables().items()}

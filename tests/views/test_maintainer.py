@@ -10,6 +10,7 @@ import pytest
 
 from cdc.errors import Fenced, ViewError
 from cdc.log.api import Producer
+from cdc.log.embedded_reader import EmbeddedReader
 from cdc.log.open import open_log
 from compaction.part import compact_log
 from tests.views.group import VIEWS, Shop, Watcher, config_of
@@ -126,3 +127,39 @@ def test_nothing_is_published_before_every_table_is_complete(tmp_path: Path, sho
     assert "shop.public.b" in str(read_status(config.state.path, "main"))
     shop.commit(5)
     run_until(tmp_path, shop.position).check(shop.tables)
+
+
+def test_tables_that_appear_while_views_are_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source makes its topics and says so behind the look at what there is."""
+    config = config_of(tmp_path)
+    topics_of, made = EmbeddedReader.topics, list[Shop]()
+
+    def overtaken(reader: EmbeddedReader) -> list[str]:
+        found = topics_of(reader)
+        if not made:
+            made.append(Shop(config, seed=7))
+            made[0].commit(30)
+        return found
+
+    monkeypatch.setattr(EmbeddedReader, "topics", overtaken)
+    log, watcher = open_log(config.log), Watcher(config)
+    maintain(config, "main", log, lambda: bool(made) and watcher.is_at(made[0].position))
+    watcher.check(made[0].tables)
+    made[0].close()
+
+
+def test_a_misspelt_table_is_an_error_once_the_tables_are_known(tmp_path: Path) -> None:
+    config = config_of(tmp_path, {"few": "SELECT id, v FROM shop.aa"})
+    log, shops = open_log(config.log), list[Shop]()
+
+    def stop() -> bool:
+        if _is_waiting(config.state.path) and not shops:
+            shops.append(Shop(config, seed=7))
+            shops[0].commit(0)
+        return False
+
+    with pytest.raises(ViewError, match=r"no captured table or view shop\.aa"):
+        maintain(config, "main", log, stop)
+    shops[0].close()

@@ -1,0 +1,81 @@
+"""Which tables the log has, asked while their source is making them (cdc.captured)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cdc.captured import Captured, captured
+from cdc.config import LogConfig
+from cdc.log.api import Log, Producer, Reader
+from cdc.log.open import open_log
+from cdc.positions import Vector
+from tests.fix_log import OTHER, SPEC, frontier
+
+BOTH = {SPEC.name, OTHER.name}
+
+
+@pytest.fixture
+def log(log_config: LogConfig) -> Iterator[Log]:
+    with closing(open_log(log_config)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def reader(log: Log) -> Iterator[Reader]:
+    with closing(log.reader()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def producer(log: Log) -> Iterator[Producer]:
+    with closing(log.producer("shop")) as opened:
+        yield opened
+
+
+def known(reader: Reader) -> Captured:
+    return captured(reader, ["shop"])
+
+
+def announce(producer: Producer) -> None:
+    """What an agent writes before a snapshot's first row."""
+    versions = {spec.name: spec.schema.version for spec in (SPEC, OTHER)}
+    begun = replace(frontier(0, whole=False), positions=Vector(), schema_versions=versions)
+    producer.append([], [begun])
+
+
+def test_a_source_is_complete_once_it_has_named_its_tables(
+    producer: Producer, reader: Reader
+) -> None:
+    assert known(reader) == Captured({}, frozenset())
+    producer.create_topics([SPEC])
+    assert known(reader) == Captured({SPEC.name: SPEC.schema}, frozenset())
+    producer.create_topics([OTHER])
+    assert known(reader).complete == frozenset()
+    announce(producer)
+    found = known(reader)
+    assert (found.tables.keys(), found.complete) == (BOTH, {"shop"})
+
+
+@pytest.mark.parametrize("question", ["topics", "newest_frontiers", "schema"])
+def test_tables_that_appear_between_two_questions(
+    producer: Producer, reader: Reader, question: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer.create_topics([SPEC])
+    asked: Callable[..., Any] = getattr(reader, question)
+
+    def overtaken(*arguments: Any) -> Any:
+        answer = asked(*arguments)
+        producer.create_topics([OTHER])
+        announce(producer)
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reader, question, overtaken)
+        found = known(reader)
+    assert not found.complete or found.tables.keys() == BOTH
+    assert known(reader).complete == {"shop"}
