@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+from cdc.config_yaml import nearest
 from cdc.cuts import Cut, CutReader, DeletesGone, TopicReplaced
-from cdc.errors import StoreUnavailable
+from cdc.errors import SinkError, StoreUnavailable
 from cdc.log.api import DeadLetter, Log, Reader
 from cdc.positions import Vector
 from sinks.api import Sink, SinkCut, SinkInput, SinkPosition, Swapped
@@ -131,15 +132,31 @@ class Delivery:
             self._reader.close()
 
     def _await_topics(self, stop: Stop) -> bool:
-        """Wait until every input's topic exists; False: told to stop before."""
+        """Wait until every input's topic exists; False: told to stop before. Raises SinkError for
+        one that its source will never make."""
         names = list(self._feed.topics())
         while not stop():
             missing = {topic for _, topic, _ in self._feed.inputs} - set(self._reader.topics())
             if not missing:
                 return True
+            self._refuse_unknown(missing)
             self._progress.waiting(sorted(missing))
             self._reader.wait(names, IDLE_S)
         return False
+
+    def _refuse_unknown(self, missing: Collection[str]) -> None:
+        """A source's first frontier names all of its tables' topics."""
+        for name, topic, source in self._feed.inputs:
+            if topic not in missing or topic == source:  # a view's topic has its frontier's name
+                continue
+            newest = self._reader.newest_frontier(source)
+            known = newest.schema_versions if newest is not None else {}
+            if known and topic not in known:
+                raise SinkError(
+                    f"source '{source}' does not capture '{name}'",
+                    where=f"sink {self._feed.name}",
+                    hint=nearest(topic, known) or f"there are: {', '.join(sorted(known))}",
+                )
 
     def _await_release(self, stop: Stop) -> bool:
         """Wait while the store is to be left alone; False: told to stop before."""

@@ -137,7 +137,13 @@ class Shop:
             for name, ops, rows in work
         ]
         position = Vector.of({"shop": Lsn(self.txn + 1)})
-        frontier = Frontier("shop", position, self.txn, 1_700_000_000_000_000 + self.txn)
+        frontier = Frontier(
+            "shop",
+            position,
+            self.txn,
+            1_700_000_000_000_000 + self.txn,
+            schema_versions={f"shop.{name}": s.version for name, s in self.schemas.items()},
+        )
         self.producer.append(batches, [frontier])
         return position
 

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 
 from cdc.changes import D, U
 from cdc.config import Config
-from cdc.errors import CdcError, Fenced
+from cdc.errors import CdcError, Fenced, SinkError
 from cdc.positions import Vector
 from cdc.schema import DATE_INFINITY, NUMERIC_TEXT, TIMESTAMP_INFINITY, Column
 from sinks.chunks import Limits
 from sinks.delivery import deliver, retry_delay_s
-from sinks.part import PART, feed_of
+from sinks.part import PART, feed_of, status_file
 from sinks.progress import Progress
 from sinks.stores import sink_of
 from tests.sink_feed import (
@@ -382,6 +382,21 @@ def test_a_removed_sink_can_be_run_again(config: Config, shop: Shop) -> None:
     PART.remove(config, "warehouse")
     run_until(config, shop, shop.delete("public.items", [item(1)]))
     assert stored(config) == [item(2)]
+
+
+def test_a_misspelt_table_is_an_error_once_the_tables_are_known(
+    store: StoreCase, tmp_path: Path
+) -> None:
+    config = config_for(tmp_path, store, replace(ITEMS, name="public.itms"))
+    with closing(Shop(config, ITEMS, SUMS)) as shop, closing(sink_of(config, "warehouse")) as sink:
+        progress = Progress("warehouse", shop.log, status_file(config, "warehouse"))
+        feed = feed_of(config, "warehouse")
+        waiting = until(lambda: progress.facts["state"] == "waiting")
+        deliver(sink, feed, shop.log, waiting, progress)
+        shop.put("public.items", [item(1)])
+        with pytest.raises(SinkError, match=r"'shop' does not capture 'shop\.itms'") as refused:
+            deliver(sink, feed, shop.log, until(lambda: False), progress)
+    assert refused.value.hint == "did you mean 'shop.public.items'?"
 
 
 def test_positions_are_recorded_for_lag_and_compaction(config: Config, shop: Shop) -> None:
