@@ -3,7 +3,8 @@
     start     own session, so that Ctrl-C in the terminal reaches us and not the server
     guard     a second, tiny process waits for our end of a pipe to close; when we die, however we
               die, it ends the server
-    stop      a signal, a limit, then SIGKILL
+    stop      a signal, a limit, then SIGKILL; then wait for the children of a server that was
+              killed: they still hold its port, its files or its shared memory
 
 Used by the demo, the benchmarks and the tests, for Postgres and for Kafka alike.
 """
@@ -19,6 +20,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 POLL_S = 0.01
@@ -61,11 +63,13 @@ def accepts_connections(port: int) -> bool:
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A running server. `log` holds its stdout and stderr."""
+    """A running server. `log` holds its stdout and stderr. `family` is a pipe whose other end only
+    the server and its children have: it ends with the last of them."""
 
     process: subprocess.Popen[bytes]
     guard: subprocess.Popen[bytes]
     log: Path
+    family: FileIO
 
     @property
     def pid(self) -> int:
@@ -88,7 +92,8 @@ class ServerProcess:
             raise ServerFailed(f"ended with {self.process.returncode}\n{self.tail()}")
 
     def stop(self, signal_number: signal.Signals, *, timeout_s: float = 20) -> None:
-        """Signal it and wait for its end; after `timeout_s` kill it. Nothing if it has ended."""
+        """Signal it and wait for its end; after `timeout_s` kill it. Then wait for its children;
+        raises ServerFailed when they stay. Nothing if it has ended."""
         atexit.unregister(self.stop)
         if self.process.poll() is None:
             self.process.send_signal(signal_number)
@@ -100,6 +105,18 @@ class ServerProcess:
         finally:
             self.guard.kill()
             self.guard.communicate()
+        if not self.family.closed:
+            self._await_children(timeout_s)
+
+    def _await_children(self, timeout_s: float) -> None:
+        def ended() -> bool:
+            return self.family.read(1) == b""  # None: not yet
+
+        with self.family:
+            try:
+                wait_until(ended, timeout_s=timeout_s, what="the children of the server to end")
+            except TimeoutError as error:
+                raise ServerFailed(f"{error}\n{self.tail()}") from error
 
     def tail(self) -> str:
         """The last lines of its log."""
@@ -110,7 +127,9 @@ def start_process(
     arguments: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
 ) -> ServerProcess:
     """Start a server in the background; `environment` is added to ours."""
-    with log.open("ab") as output:
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    with log.open("ab") as output, os.fdopen(theirs):
         process = subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,
@@ -118,6 +137,7 @@ def start_process(
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
+            pass_fds=(theirs,),
         )
     # SIGQUIT: Postgres ends at once and takes its children along; a JVM ignores it, so SIGKILL
     # follows.
@@ -129,6 +149,6 @@ def start_process(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    server = ServerProcess(process, guard, log)
+    server = ServerProcess(process, guard, log, FileIO(ours))
     atexit.register(server.stop, signal.SIGKILL)
     return server

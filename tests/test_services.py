@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -58,6 +59,27 @@ def test_a_private_server_restarts_with_its_data(
     assert own_postgres.pid != before
     with psycopg.connect(own_postgres.superuser_url) as connection:
         assert connection.execute("SELECT * FROM kept").fetchall() == [(1,)]
+
+
+def test_a_killed_server_starts_again_once_its_children_are_gone(
+    own_postgres: PostgresServer,
+) -> None:
+    """A backend in the middle of its work does not notice, and holds the shared memory."""
+    busy = """DO $$ DECLARE ends timestamptz := clock_timestamp() + '1 s';
+              BEGIN WHILE clock_timestamp() < ends LOOP END LOOP; END $$"""
+    with closing(psycopg.connect(own_postgres.superuser_url)) as connection:
+        connection.pgconn.send_query(busy.encode())
+        with psycopg.connect(own_postgres.superuser_url, autocommit=True) as other:
+            active = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
+            pid = connection.info.backend_pid
+            wait_until(
+                lambda: other.execute(active, (pid,)).fetchone() is not None,
+                timeout_s=60,
+                what="the backend to work",
+            )
+        own_postgres.restart("kill")
+    with psycopg.connect(own_postgres.superuser_url) as again:
+        assert again.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_every_supported_version_starts(postgres_major: PostgresServer) -> None:
