@@ -8,14 +8,37 @@ from hypothesis import strategies as st
 
 from cdc.errors import ConfigError, mask_url
 from cdc.frontiers import Frontier
-from cdc.positions import Lsn, TopicOffsets, Vector
+from cdc.positions import (
+    BinlogPosition,
+    GtidSet,
+    Lsn,
+    MariaGtid,
+    NativePosition,
+    TopicOffsets,
+    Vector,
+    parse_native,
+)
 
 lsns = st.integers(0, 2**64 - 1).map(Lsn)
 ends = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3)
 offsets = st.dictionaries(
     st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True), ends, min_size=1, max_size=3
 ).map(TopicOffsets.of)
-vectors = st.dictionaries(st.sampled_from(["crm", "shop", "web"]), lsns | offsets).map(Vector.of)
+numbers = st.integers(1, 2**63 - 2)
+few = st.integers(1, 40)
+uuids = st.uuids().map(str)
+servers = uuids | uuids.map(lambda uuid: f"{uuid}:blue")
+gtid_sets = st.dictionaries(
+    servers, st.lists(st.tuples(few, few).map(lambda pair: (min(pair), max(pair)))), max_size=3
+).map(GtidSet.of)
+maria_gtids = st.dictionaries(
+    st.integers(0, 2**32 - 1), st.tuples(st.integers(0, 2**32 - 1), numbers), max_size=3
+).map(MariaGtid.of)
+binlog_positions = st.builds(
+    BinlogPosition, st.from_regex(r"[a-z][a-z.-]{0,9}\.[0-9]{6}", fullmatch=True), numbers
+)
+natives = lsns | offsets | gtid_sets | maria_gtids | binlog_positions
+vectors = st.dictionaries(st.sampled_from(["crm", "shop", "web"]), natives).map(Vector.of)
 
 
 @given(lsns)
@@ -43,6 +66,62 @@ def test_offsets_cover_those_that_are_nowhere_further() -> None:
 def test_what_is_no_offset_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="offsets of topics"):
         TopicOffsets.parse(text)
+
+
+@given(natives)
+def test_a_printed_position_says_of_which_kind_it_is(position: NativePosition) -> None:
+    assert parse_native(str(position)) == position
+
+
+UUID = "3e11fa47-71ca-11e1-9e33-c80aa9429562"
+OTHER = "4e11fa47-71ca-11e1-9e33-c80aa9429562"
+
+
+def members(gtids: GtidSet) -> set[tuple[str, int]]:
+    return {(s, n) for s, found in gtids.servers for a, b in found for n in range(a, b + 1)}
+
+
+@given(st.lists(st.tuples(st.sampled_from([UUID, OTHER]), few)), gtid_sets)
+def test_gtid_sets_are_sets(gtids: list[tuple[str, int]], other: GtidSet) -> None:
+    one = GtidSet.of({s: [(n, n) for t, n in gtids if t == s] for s in (UUID, OTHER)})
+    assert members(one) == set(gtids)
+    assert members(one.union(other)) == members(one) | members(other)
+    assert one.minus(other) == len(members(one) - members(other))
+    assert one.covers(other) == (members(one) >= members(other))
+    assert other.covers(one) == (members(other) >= members(one))
+
+
+def test_gtid_sets_as_mysql_prints_them() -> None:
+    printed = f"{UUID.upper()}:1-3:11,\n{OTHER}:7:blue:1-2:4"
+    assert str(GtidSet.parse(printed)) == f"{UUID}:1-3:11-11+{OTHER}:7-7+{OTHER}:blue:1-2:4-4"
+    assert GtidSet.parse("") == GtidSet()
+    assert GtidSet.parse(f"{UUID}:1-3:4-5") == GtidSet.parse(f"{UUID}:1-5")
+
+
+@pytest.mark.parametrize("text", [UUID, f"{UUID}:0-3", f"{UUID}:3-1", "x:1-3", f"{UUID}:1-3:!"])
+def test_what_is_no_gtid_set_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a GTID set"):
+        GtidSet.parse(text)
+
+
+def test_mariadb_counts_each_domain_alone() -> None:
+    here = MariaGtid.parse("0-1-100,1-1-5")
+    assert here.covers(MariaGtid.parse("0-2-100"))
+    assert not here.covers(MariaGtid.parse("0-1-101,1-1-1"))
+    assert not here.covers(MariaGtid.parse("2-1-1"))
+    assert here.minus(MariaGtid.parse("0-1-90")) == 15
+    assert here.covers(MariaGtid()) and not here.covers(GtidSet())
+    with pytest.raises(ConfigError, match="MariaDB"):
+        MariaGtid.parse("0-1")
+
+
+def test_binlog_positions_compare_by_the_number_of_the_file() -> None:
+    here = BinlogPosition.parse("binlog.1000000/4")
+    assert here.covers(BinlogPosition("binlog.999999", 2**40))
+    assert not here.covers(BinlogPosition("binlog.1000000", 5))
+    assert not here.covers(BinlogPosition("other.000001", 4))
+    with pytest.raises(ConfigError, match="binlog"):
+        BinlogPosition.parse("binlog/4")
 
 
 @given(vectors)
