@@ -1,9 +1,10 @@
 """A captured table as MySQL and MariaDB describe it: what the catalog, a table map and the decoders
 share.
 
-A `MyType` is one column's type, completely resolved, whether information_schema or a TABLE_MAP event
-with full metadata said so: two descriptions of the same column are equal. From it follow the Arrow
-type and the Postgres spelling of the type (cdc/mysql/types.py).
+A `MyType` is one column's type, completely resolved, whether information_schema or a TABLE_MAP
+event with full metadata said so: two descriptions of the same column are equal, but for what no
+table map says (`json`, `native`). From it follow the Arrow type and the Postgres spelling of the
+type (cdc/mysql/types.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 
 BINARY_COLLATION = 63
 """The collation id of binary strings and of everything that is no text."""
+
+UNKNOWN = -1
+"""The code of a type that capture does not know; its name is the only label."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,13 @@ class MyType:
                the shared code under which the binlog carries it
     meta       the two bytes of the table map's metadata that belong to it, as this type's meaning
                has them: length in bytes of strings, (precision << 8 | scale) of decimals, fraction
-               digits of times, (bytes << 8 | bits) of BIT, width of the length of blobs
+               digits of times, (bytes << 8 | bits) of BIT, width of the length of blobs, bytes of
+               ENUM, SET, FLOAT and DOUBLE
     unsigned   numbers only
     collation  id of the collation; 63: binary; 0 for what is neither text nor binary
     labels     of ENUM and SET, in order
     json       MariaDB: a text column that is declared JSON
+    native     MariaDB's types that travel as fixed strings of bytes: 'uuid', 'inet6', 'inet4'
     """
 
     code: int
@@ -35,12 +41,13 @@ class MyType:
     collation: int = 0
     labels: tuple[str, ...] = ()
     json: bool = False
+    native: str = ""
 
 
 @dataclass(frozen=True)
 class MyColumn:
-    """`generated`: 'stored', 'virtual' or ''. `default`: the constant that older rows have where
-    the column was added with one, as Column.missing; None: NULL."""
+    """`generated`: 'stored', 'virtual' or ''. `default`: the text of the column's constant default
+    as SELECT prints it; None: NULL, none, an expression, or a string of bytes."""
 
     name: str
     kind: MyType
@@ -54,12 +61,20 @@ class MyColumn:
 class MyTable:
     """One table. `name` is `database.table`; `columns` are all, in the order of the row images;
     `key` is the primary key's columns, else those of the first unique index without nullable
-    columns, else empty. `rows` is the server's estimate."""
+    columns, else empty. `rows` and `data_bytes` are the server's estimates.
+
+    engine, transactional, versioned   whether a snapshot of it can be consistent; `versioned` is
+                                       MariaDB's SYSTEM VERSIONING
+    """
 
     name: str
     columns: tuple[MyColumn, ...]
     key: tuple[str, ...]
     rows: int = 0
+    data_bytes: int = 0
+    engine: str = "InnoDB"
+    transactional: bool = True
+    versioned: bool = False
 
     @property
     def quoted(self) -> str:
