@@ -16,9 +16,10 @@ SERVICES = {
     *("elasticsearch_url", "own_elasticsearch", "elasticsearch_version"),
     *("redis_url", "own_redis", "forgetful_redis", "redis_flavour"),
     *("schema_registry", "own_registry", "own_kafka", "secure_kafka"),
+    *("mysql", "mariadb", "my_server", "own_mysql", "own_mariadb", "new_my_server"),
 }
 VERSIONS = {"postgres_major", "elasticsearch_version", "redis_flavour"}
-SHARED = {"postgres", "kafka_bootstrap", "elasticsearch_url", "redis_url"}
+SHARED = {"postgres", "kafka_bootstrap", "elasticsearch_url", "redis_url", "mysql", "mariadb"}
 STORES = {"postgres": "postgres", "elasticsearch": "elasticsearch_url", "redis": "redis_url"}
 """Tests over every kind of store ask for the server's fixture by the parameter's value."""
 
@@ -52,7 +53,7 @@ def _xdist_group(used: set[str]) -> str | None:
         return "compose"
     if used & {"schema_registry", "own_registry"}:
         return "kafka"
-    for heavy in ("elasticsearch", "kafka", "own_kafka", "secure_kafka"):
+    for heavy in ("elasticsearch", "kafka", "own_kafka", "secure_kafka", "mysql", "mariadb"):
         if any(name.startswith(heavy) for name in used):
             return heavy
     return None

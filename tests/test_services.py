@@ -17,7 +17,10 @@ from confluent_kafka import Consumer, Producer
 
 from demo.embedded_postgres import StopMode
 from demo.server_process import wait_until
+from tests.fix_mysql import MyDatabase, NewMyServer
 from tests.fix_services import MAJORS, PostgresServer
+from tests.services.mysql import FLAVOURS as MY_FLAVOURS
+from tests.services.mysql import Flavour as MyFlavour
 
 ROOT = Path(__file__).parent.parent
 
@@ -139,3 +142,29 @@ def test_a_message_goes_through_the_broker(kafka_bootstrap: str) -> None:
         assert (message.key(), message.value()) == (b"k", b"v")
     finally:
         consumer.close()
+
+
+def test_both_kinds_of_mysql_write_whole_rows_with_names_and_gtids(my_database: MyDatabase) -> None:
+    wanted = ("log_bin", "binlog_format", "binlog_row_image", "binlog_row_metadata")
+    names = ", ".join(f"@@global.{name}" for name in wanted)
+    assert my_database.query(f"SELECT {names}") == [(1, "ROW", "FULL", "FULL")]
+    my_database.sql("CREATE TABLE t (a INT)", "INSERT INTO t VALUES (7)")
+    assert my_database.query("SELECT a FROM t") == [(7,)]
+    mysql = my_database.flavour == "mysql"
+    ((gtids,),) = my_database.query(
+        f"SELECT @@global.{'gtid_executed' if mysql else 'gtid_binlog_pos'}"
+    )
+    assert gtids
+
+
+@pytest.mark.parametrize("flavour", MY_FLAVOURS)
+def test_a_mysql_of_ones_own_survives_its_crash_and_has_the_settings_asked_for(
+    new_my_server: NewMyServer, flavour: MyFlavour
+) -> None:
+    server = new_my_server(flavour, "--server-id=77")
+    database = server.new_database()
+    database.sql("CREATE TABLE kept (id INT)", "INSERT INTO kept VALUES (1)")
+    pid = server.pid
+    server.restart("kill")
+    assert server.pid != pid
+    assert database.query("SELECT id, @@server_id FROM kept") == [(1, 77)]

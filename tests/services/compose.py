@@ -11,7 +11,14 @@ from typing import Protocol
 from demo.server_process import free_port
 
 # What the tests use of docker-compose.yml.
-SERVICES = {"postgres": 5432, "kafka": 9092, "elasticsearch": 9200, "redis": 6379}
+SERVICES = {
+    "postgres": 5432,
+    "kafka": 9092,
+    "elasticsearch": 9200,
+    "redis": 6379,
+    "mysql": 3306,
+    "mariadb": 3306,
+}
 
 
 class Services(Protocol):

@@ -36,11 +36,20 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
     return folder
 
 
-def copy_artifact(coordinates: str, folder: Path, *, alone: bool = False) -> None:
+def copy_artifact(
+    coordinates: str, folder: Path, *, alone: bool = False, keep: bool = True
+) -> None:
     """Put one artifact (group:artifact:version:type[:classifier]) into `folder`. `alone`: also
-    when its pom.xml has a parent that was never published."""
+    when its pom.xml has a parent that was never published. `keep` False: Maven's own repository
+    does not keep a second copy, which counts for a large one."""
     plugin = _PLUGIN_ALONE if alone else _PLUGIN
-    _maven(f"{plugin}:copy", f"-Dartifact={coordinates}", f"-DoutputDirectory={folder}")
+    goal = (f"{plugin}:copy", f"-Dartifact={coordinates}", f"-DoutputDirectory={folder}")
+    if keep:
+        _maven(*goal)
+        return
+    repository = folder / "repository"
+    _maven(*goal, f"-Dmaven.repo.local={repository}")
+    shutil.rmtree(repository)
 
 
 def pom(name: str, *dependencies: str) -> str:

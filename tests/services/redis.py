@@ -7,17 +7,14 @@ redis    a `redis-server` that is installed; else Debian's redis-tools, whose re
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from demo.embedded_redis import EmbeddedRedis, start_redis, wheel_binary
-from demo.server_process import ServerFailed
-from tests.services.maven import cached
+from tests.services.debian import libraries, unpacked
 
 FLAVOURS = ("valkey", "redis")
 _OLDEST = 7
@@ -37,9 +34,8 @@ def _program(flavour: str) -> tuple[Path, dict[str, str]]:
     installed = shutil.which("redis-server") or shutil.which("redis-check-rdb")
     if installed and _major(installed) >= _OLDEST:
         return Path(installed), {}
-    tree = cached("redis-tools", _unpack)
-    libraries = [str(path) for path in (tree / "usr" / "lib").glob("*-linux-*")]
-    return tree / "usr" / "bin" / "redis-check-rdb", {"LD_LIBRARY_PATH": os.pathsep.join(libraries)}
+    tree = unpacked("redis-tools", _PACKAGES)
+    return tree / "usr" / "bin" / "redis-check-rdb", libraries(tree)
 
 
 @cache
@@ -49,22 +45,3 @@ def _major(program: str) -> int:
     said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
     found = re.search(r"v=(\d+)", said)
     return int(found[1]) if found and "Redis" in said else 0
-
-
-def _unpack(folder: Path) -> None:
-    if not _apt(["apt-get", "download", *_PACKAGES], folder):
-        _apt(["apt-get", "update"], folder)
-        if not _apt(["apt-get", "download", *_PACKAGES], folder):
-            raise ServerFailed(
-                "tests need a redis-server (Debian: redis-server), or `apt-get download` of "
-                "redis-tools"
-            )
-    for package in folder.glob("*.deb"):
-        subprocess.run(["dpkg-deb", "-x", str(package), str(folder)], check=True)
-        package.unlink()
-
-
-def _apt(command: Sequence[str], folder: Path) -> bool:
-    if shutil.which(command[0]) is None:
-        return False
-    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
