@@ -193,7 +193,7 @@ def read_view_point(connection: Connection) -> BinlogPoint:
     """MariaDB: the point that belongs to the read view of this connection's transaction, begun WITH
     CONSISTENT SNAPSHOT. Needs no rights."""
     rows = query(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'")
-    status: dict[str, str] = {name: value for name, value in rows}
+    status: dict[str, str] = dict(rows)
     file, offset = status["Binlog_snapshot_file"], int(status["Binlog_snapshot_position"])
     ((gtids,),) = query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", (file, offset))
     return BinlogPoint(file, offset, gtids or "")

@@ -47,8 +47,8 @@ _BLOBS = {
 _PLAIN = {"date": (DATE, 0), "year": (YEAR, 0), "json": (JSON, 4)}
 _FLOATS = {"float": (FLOAT, 4), "double": (DOUBLE, 8)}
 _GEOMETRIES = frozenset(
-    ("geometry", "point", "linestring", "polygon", "multipoint", "multilinestring")
-    + ("multipolygon", "geometrycollection", "geomcollection")
+    {"geometry", "point", "linestring", "polygon", "geometrycollection", "geomcollection"}
+    | {"multipoint", "multilinestring", "multipolygon"}
 )
 _NATIVE = {"uuid": 16, "inet6": 16, "inet4": 4}
 
