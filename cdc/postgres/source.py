@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psycopg
 from psycopg import pq
 from psycopg.pq.abc import PGconn
 
@@ -99,10 +100,12 @@ class PostgresSource:
             self._tables = catalog.read_tables(connection, self._config.tables)
             catalog.require_keys(self._tables)
             self._check_slot(connection, server, frontier)
-            resuming = frontier is not None and bool(frontier.positions)
-            publication.ensure_publication(
-                connection, self._config.publication, self._tables, resuming, self.name
-            )
+            self._publish_tables(resuming=frontier is not None and bool(frontier.positions))
+
+    def _publish_tables(self, *, resuming: bool) -> None:
+        publication.ensure_publication(
+            self._catalog(), self._config.publication, self._tables, resuming, self.name
+        )
 
     def _check_slot(
         self, connection: Connection, server: Server, frontier: Frontier | None
@@ -180,9 +183,12 @@ class PostgresSource:
     ) -> tuple[Lsn, str, dict[str, PgTable]]:
         """A new slot, its snapshot, and the tables as it sees them, locked against DDL until the
         snapshot ends. Again, when one was rewritten between the slot and its lock: what was
-        rewritten then is invisible to the snapshot, and not in the stream."""
+        rewritten then is invisible to the snapshot, and not in the stream. So is what a table has
+        that was made anew: the publication lost it."""
         rewritten: list[str] = []
         for _ in range(PIN_ATTEMPTS):
+            for name in set(tables) - self._tables.keys():
+                raise _begun_again(name)
             position, exported = self._create_slot(exporter)
             import_snapshot(holder, exported)
             found = self._locked(holder, tables)
@@ -191,7 +197,9 @@ class PostgresSource:
                 return position, exported, found
             holder.execute("ROLLBACK")
             slot.drop_slot(self._catalog(), self._config.slot)
-            self._tables = catalog.read_tables(self._catalog(), self._config.tables)
+            self._tables = catalog.read_named(self._catalog(), list(self._tables))
+            catalog.require_keys(self._tables)
+            self._publish_tables(resuming=False)
         raise SourceUnavailable(
             "the table is rewritten or truncated all the time: no snapshot of it can be begun",
             where=rewritten[0],
@@ -203,7 +211,10 @@ class PostgresSource:
             return {}
         for name in tables:
             quoted = self._tables[name].quoted
-            holder.execute(f"LOCK TABLE ONLY {quoted} IN ACCESS SHARE MODE".encode())
+            try:
+                holder.execute(f"LOCK TABLE ONLY {quoted} IN ACCESS SHARE MODE".encode())
+            except psycopg.errors.UndefinedTable as error:
+                raise _begun_again(name) from error
         return catalog.read_named(holder, list(tables))
 
     def _schema(self, table: PgTable) -> TableSchema:
@@ -298,6 +309,14 @@ class PostgresSource:
         row = self._catalog().execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
         assert row is not None
         return Lsn.parse(row[0])
+
+
+def _begun_again(table: str) -> SourceUnavailable:
+    return SourceUnavailable(
+        "the table was made or dropped while its snapshot was about to begin",
+        where=table,
+        hint="the snapshot is begun again: nothing was published",
+    )
 
 
 def _lsn(frontier: Frontier, source: str) -> Lsn:

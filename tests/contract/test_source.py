@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cdc.changes import ChangeBatch, D
+from cdc.errors import SourceUnavailable
 from cdc.frontiers import Frontier
 from cdc.latest import latest_per_key
 from cdc.positions import NativePosition, Vector
@@ -116,6 +117,30 @@ def test_only_the_last_piece_of_a_snapshot_is_whole(source: PostgresSource) -> N
     assert [p.whole for p in pieces] == [False] * (len(pieces) - 1) + [True]
     assert len({str(p.position) for p in pieces}) == 1
     assert pieces[-1].reconcile == TABLES
+
+
+def test_a_table_made_anew_before_the_snapshot_is_streamed(
+    database: Capture, source: PostgresSource
+) -> None:
+    """The server took the old one out of the publication."""
+    source.open(None)
+    database.sql("DROP TABLE b", "CREATE TABLE b (id int PRIMARY KEY, x text)")
+    pieces = list(source.snapshot(TABLES, 10**6))
+    some_changes(database)
+    frontier = frontier_of(source, pieces[-1])
+    source.open(frontier, history=history(pieces))  # type: ignore[arg-type]
+    assert_equal(database, pieces + streamed(source, frontier, source.place_barrier()))
+
+
+@pytest.mark.parametrize("work", ["CREATE TABLE c (id int PRIMARY KEY)", "DROP TABLE b"])
+def test_a_table_that_comes_or_goes_before_the_snapshot_begins_it_again(
+    database: Capture, source: PostgresSource, work: str
+) -> None:
+    source.open(None)
+    named = ("public.a", "public.b", *(["public.c"] if "c" in work.split() else []))
+    database.sql(work)
+    with pytest.raises(SourceUnavailable, match="about to begin"):
+        list(source.snapshot(named, 10**6))
 
 
 @pytest.mark.parametrize("max_bytes", [2000, 10**6])
