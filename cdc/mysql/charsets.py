@@ -1,4 +1,4 @@
-"""Character sets: which one a collation belongs to, how wide its characters are, Python's name for it.
+"""Character sets: which one a collation belongs to, and what Python calls it.
 
 The binlog knows collations by their number. The numbers below are those of information_schema.
 COLLATIONS (MySQL 8.0) and COLLATION_CHARACTER_SET_APPLICABILITY (MariaDB 10.11) together; the two
