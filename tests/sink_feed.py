@@ -162,7 +162,7 @@ class Shop:
         self.log.close()
 
 
-def until(stop_when: Callable[[], bool], timeout_s: float = 20.0) -> Callable[[], bool]:
+def until(stop_when: Callable[[], bool], timeout_s: float = 60.0) -> Callable[[], bool]:
     """A `Stop` that says yes once `stop_when()` holds; fails the test after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
 
