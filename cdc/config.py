@@ -24,6 +24,8 @@ class Place:
 Format = Literal["avro", "json"]
 Decimals = Literal["precise", "string", "double"]
 Times = Literal["adaptive", "adaptive_time_microseconds", "connect"]
+Snapshot = Literal["initial", "never", "only"]
+ZeroDates = Literal["null", "epoch", "stop"]
 
 
 @dataclass(frozen=True)
@@ -95,25 +97,58 @@ class TopicsConfig:
 
 
 @dataclass(frozen=True)
+class MySqlConfig:
+    """What only a source of type `mysql` has.
+
+    server_id          ours among the replicas of the server; no two may have the same
+    zero_dates         what a date that is no date (0000-00-00, 2024-02-30) becomes
+    minimal_row_image  binlog_row_image=MINIMAL is accepted, at the cost of a store of all rows
+    heartbeat_s        how often an idle server says that it is there
+    """
+
+    server_id: int
+    zero_dates: ZeroDates = "null"
+    minimal_row_image: bool = False
+    heartbeat_s: float = 10.0
+
+
+@dataclass(frozen=True)
 class SourceConfig:
-    """Of type `topics`, `tables` are topics, `topics` says where, and there is no url or slot."""
+    """`mysql` is MariaDB too, which the server says. Of type `mysql` there is `mysql`, and no slot
+    or publication. Of type `topics`, `tables` are topics, `topics` says where, and there is no url
+    or slot."""
 
     name: str
-    type: Literal["postgres", "topics"]
+    type: Literal["postgres", "mysql", "topics"]
     url: str = field(repr=False)
     tables: tuple[str, ...]
-    snapshot: Literal["initial", "never", "only"]
+    snapshot: Snapshot
     slot: str
     publication: str
     place: Place
     snapshot_workers: int = 2
     max_log_transaction_bytes: int = 64 * 2**20
     topics: TopicsConfig | None = None
+    mysql: MySqlConfig | None = None
 
     @property
     def database(self) -> str:
         """The database's name; empty for topics."""
         return unquote(urlsplit(self.url).path.removeprefix("/"))
+
+    @property
+    def default_schema(self) -> str:
+        """What stands between the source and a table where only these two are named. MySQL calls a
+        schema database: it is the URL's; empty when that names none."""
+        return self.database if self.type == "mysql" else "public"
+
+    def full_name(self, table: str) -> str:
+        """`schema.table` of a table that is named with or without its schema."""
+        return table if "." in table else f"{self.default_schema}.{table}"
+
+    def short_name(self, table: str) -> str:
+        """The shortest name of `schema.table`."""
+        return table.removeprefix(f"{self.default_schema}.")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ TOPICS_KEYS = (
     *("decimal_handling_mode", "time_precision_mode", "keys"),
 )
 """Without `columns`, which a database may have in a later version."""
-DATABASE_KEYS = ("url", "slot", "publication", "snapshot", "snapshot_workers")
+DATABASE_KEYS = ("url", "snapshot", "snapshot_workers")
+POSTGRES_KEYS = ("slot", "publication")
 OWNED = {
     "bootstrap.servers": "bootstrap_servers",
     "metadata.broker.list": "bootstrap_servers",
@@ -100,8 +101,9 @@ def refuse_kafka_log(section: Section) -> None:
 
 def read_topics_source(name: str, section: Section, log: LogConfig) -> SourceConfig:
     """A source of type topics; what it does not say is the log's, where that is on Kafka."""
-    owner = "a source of type postgres, and this one's is topics"
-    section.refuse_foreign(DATABASE_KEYS, owner, "leave it out")
+    for keys, owner in ((DATABASE_KEYS, "postgres or mysql"), (POSTGRES_KEYS, "postgres")):
+        owned = f"a source of type {owner}, and this one's is topics"
+        section.refuse_foreign(keys, owned, "leave it out")
     topics = section.texts("tables")
     config = _topics(section, topics, log)
     _check_topics(name, section, topics, config, log)

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import TypeVar, cast, get_args
 from zoneinfo import available_timezones
 
 from cdc.config import (
     Config,
     LogConfig,
+    Snapshot,
     SourceConfig,
     StateConfig,
     ViewConfig,
@@ -30,19 +31,18 @@ from cdc.config_kafka import (
     refuse_kafka_log,
     refuse_topics_source,
 )
+from cdc.config_mysql import MYSQL_TYPES, read_mysql_source, refuse_mysql_source
 from cdc.config_names import check_identifier, check_references, check_replication_name
 from cdc.config_sinks import read_sink
 from cdc.config_url import read_url
 from cdc.config_yaml import Section, compose, nearest
 
 LATER = "it comes in a later version"
-SOURCE_TYPES, SOURCE_TYPES_LATER = ("postgres", "topics"), ("mysql", "mariadb")
-SNAPSHOTS = ("initial", "never", "only")
+SOURCE_TYPES = ("postgres", *MYSQL_TYPES, "topics")
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 POSTGRES_URL = "postgresql://user:password@host:port/database"
 
 Item = TypeVar("Item")
-Snapshot = Literal["initial", "never", "only"]
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
@@ -104,19 +104,21 @@ def _state(section: Section, log_path: Path, file: Path) -> StateConfig:
 
 
 def _source(name: str, section: Section, log: LogConfig) -> SourceConfig | None:
-    kind = section.choice("type", (*SOURCE_TYPES, *SOURCE_TYPES_LATER))
-    if _is_later(section, "source", kind, SOURCE_TYPES_LATER):
-        return None
+    kind = section.choice("type", SOURCE_TYPES)
     if kind == "topics":
+        refuse_mysql_source(section, kind)
         return read_topics_source(name, section, log)
     refuse_topics_source(section, kind)
     section.refuse(("columns", "masks", "where"), LATER)
+    if kind in MYSQL_TYPES:
+        return read_mysql_source(name, section)
+    refuse_mysql_source(section, kind)
     source = SourceConfig(
         name=name,
         type="postgres",
         url=read_url(section, POSTGRES_SCHEMES, POSTGRES_URL),
         tables=tuple(_table_pattern(t) for t in section.texts("tables")),
-        snapshot=cast(Snapshot, section.choice("snapshot", SNAPSHOTS, "initial")),
+        snapshot=cast(Snapshot, section.choice("snapshot", get_args(Snapshot), "initial")),
         slot=section.text("slot", f"cdc_{name}"),
         publication=section.text("publication", f"cdc_{name}"),
         place=section.place,
@@ -145,13 +147,6 @@ def _view(name: str, section: Section) -> ViewConfig:
         source=section.text("source", "") or None,
         group=section.text("group", "main"),
     )
-
-
-def _is_later(section: Section, what: str, kind: str, later: tuple[str, ...]) -> bool:
-    if kind in later:
-        section.note("type", f"{what} type '{kind}' is not supported yet in this version", LATER)
-        section.ignore_rest()
-    return kind in later
 
 
 def _table_pattern(text: str) -> str:

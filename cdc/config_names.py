@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from cdc.config import Config, Place, SinkConfig, SourceConfig, ViewConfig
 from cdc.config_kafka import captures, known_tables
+from cdc.config_mysql import check_server_ids
 from cdc.config_sinks import check_sinks
 from cdc.config_yaml import Problems, Section, nearest
 
@@ -55,6 +56,7 @@ def check_references(problems: Problems, config: Config, top: Section) -> None:
         _check_sink(sink, sinks.section(sink.name), config, top)
     check_sinks(config.sinks, config.views, sinks)
     _check_shared_slots(config.sources, top.section("sources"))
+    check_server_ids(config.sources, top.section("sources"))
 
 
 def _check_view(view: ViewConfig, section: Section, sources: list[str]) -> None:
@@ -82,23 +84,19 @@ def _unknown_input(
     """What is wrong with an input that is no view; None when it is a captured table."""
     source, dot, table = name.partition(".")
     if not dot:
-        tables = [f"{s.name}.{_short(t)}" for s in captured.values() for t in known_tables(s)]
+        tables = [f"{s.name}.{s.short_name(t)}" for s in captured.values() for t in known_tables(s)]
         return f"there is no view '{name}'", _suggest(name, [*views, *tables])
     if source not in sources:
         hint = _suggest(name, [*views, *(f"{s}.{table}" for s in sources)])
         return f"there is no source '{source}'", hint
     if source not in captured:
         return None
-    full = table if "." in table else f"public.{table}"
     found = captured[source]
+    full = found.full_name(table)
     if not found.tables or captures(found, full):
         return None
-    known = [f"{source}.{_short(t)}" for t in known_tables(found)]
+    known = [f"{source}.{found.short_name(t)}" for t in known_tables(found)]
     return f"source '{source}' does not capture {full}", _suggest(name, known)
-
-
-def _short(table: str) -> str:
-    return table.removeprefix("public.")
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -130,7 +130,7 @@ def _topic(config: Config, place: object, name: str) -> tuple[str, str]:
             where=str(place),
             hint="write a view's name, or source.table",
         )
-    return f"{source}.{table if '.' in table else f'public.{table}'}", source
+    return f"{source}.{config.sources[source].full_name(table)}", source
 
 
 def _schema(schemas: Mapping[str, TableSchema], name: str, topic: str) -> TableSchema:

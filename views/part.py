@@ -20,7 +20,7 @@ from views.plan import ViewPlan, scans
 from views.reload import ReloadRequest
 from views.sql import explain, oracle
 from views.sql.parse import SqlText, parse_select
-from views.sql.planner import catalog_of, plan_view, plan_views
+from views.sql.planner import catalog_of, plan_view, plan_views, schemas_of
 from views.sql.references import ordered, references
 from views.sql.resolve import Catalog
 from views.status import read_status
@@ -94,7 +94,7 @@ class Views:
     ) -> tuple[TableSchema, str]:
         plans = plan_views(config, tables)
         outputs = {name: plan.output for name, plan in plans.items()}
-        plan = plan_view(_PREVIEW, sql, Catalog(tables, outputs))
+        plan = plan_view(_PREVIEW, sql, Catalog(tables, outputs, schemas=schemas_of(config)))
         return plan.output, explain.explain({**plans, _PREVIEW: plan}, _PREVIEW)
 
     def maintain(self, config: Config, group: str, log: Log, stop: Stop) -> None:

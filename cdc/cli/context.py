@@ -108,7 +108,7 @@ def known_tables(config: Config) -> dict[str, TableSchema]:
 def table_topic(config: Config, name: str) -> str:
     """The topic of a table named as in `from:`: `shop.orders` is `shop.public.orders`."""
     source, _, table = name.partition(".")
-    return f"{source}.{table}" if "." in table else f"{source}.public.{table}"
+    return f"{source}.{config.sources[source].full_name(table)}"
 
 
 def input_topic(config: Config, name: str) -> str:

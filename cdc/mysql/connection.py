@@ -1,8 +1,6 @@
 """Connections to MySQL and MariaDB, and the errors they end with.
 
-The URL is `mysql://user:password@host:port/database?ssl-mode=...`, user and password
-percent-encoded. Its parameters are those of the `mysql` client: `ssl-mode` (DISABLED, PREFERRED,
-REQUIRED, VERIFY_CA, VERIFY_IDENTITY), `ssl-ca`, `ssl-cert`, `ssl-key`, `socket`.
+What a URL may say stands in cdc/mysql/address.py.
 
 Every session has the settings under which a value reads the same everywhere: time zone UTC,
 utf8mb4, zero dates as they are, no limit of time or rows on a query, reads repeatable. Errors come
@@ -16,26 +14,21 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pymysql
 from pymysql.connections import Connection as PyConnection
 from pymysql.cursors import Cursor
 
-from cdc.errors import ConfigError, SourceError, SourceUnavailable, mask_url
+from cdc.errors import SourceError, SourceUnavailable, mask_url
+from cdc.mysql.address import address
 
 APPLICATION = "cdc"
 CONNECT_TIMEOUT_S = 10
-PORT = 3306
 _DAY_S = 86400
 
 Connection: TypeAlias = "PyConnection[Cursor]"
 Row = tuple[Any, ...]
-
-SSL_MODES = ("DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY")
-_PARAMETERS = ("ssl-mode", "ssl-ca", "ssl-cert", "ssl-key", "socket")
 
 # A peer that is gone without a word is noticed after about a minute and a half.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6))
@@ -71,55 +64,6 @@ _NO_RIGHT = frozenset((1044, 1142, 1143, 1227, 1370))
 _UNKNOWN_DATABASE = 1049
 _CANNOT_CONNECT = frozenset((2002, 2003, 2005))
 _SSL = 2026
-
-
-@dataclass(frozen=True)
-class Address:
-    """A URL taken apart."""
-
-    host: str
-    port: int
-    user: str
-    password: str
-    database: str
-    options: dict[str, str]
-
-
-def address(url: str) -> Address:
-    """The parts of a URL. ConfigError, without the password, where it is none."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or PORT
-    except ValueError as error:
-        raise ConfigError("the URL cannot be taken apart", hint=_EXAMPLE) from error
-    if parts.scheme not in ("mysql", "mariadb") or not parts.username:
-        raise ConfigError("no URL of a MySQL user", where=mask_url(url), hint=_EXAMPLE)
-    options = {name.replace("_", "-"): value for name, value in parse_qsl(parts.query)}
-    for name in options:
-        if name not in _PARAMETERS:
-            raise ConfigError(
-                f"the URL's parameter '{name}' is unknown",
-                where=mask_url(url),
-                hint=f"known are {', '.join(_PARAMETERS)}",
-            )
-    options["ssl-mode"] = options.get("ssl-mode", "PREFERRED").upper().replace("-", "_")
-    if options["ssl-mode"] not in SSL_MODES:
-        raise ConfigError(
-            f"ssl-mode '{options['ssl-mode']}' is unknown",
-            where=mask_url(url),
-            hint=f"it is one of {', '.join(SSL_MODES)}",
-        )
-    return Address(
-        parts.hostname or "localhost",
-        port,
-        unquote(parts.username),
-        unquote(parts.password or ""),
-        unquote(parts.path.lstrip("/")),
-        options,
-    )
-
-
-_EXAMPLE = "write it as mysql://user:password@host:3306/database"
 
 
 def connect(url: str) -> Connection:

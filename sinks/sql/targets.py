@@ -81,7 +81,8 @@ def target_of(
         columns, primary_key = schema.columns, schema.key
     else:
         columns, primary_key = (*schema.columns, KEY_COLUMN), (KEY_COLUMN.name,)
-    return Target(item, schema_name, table_name(item.name, template), columns, primary_key)
+    table = table_name(item.name, template, default_schema(item))
+    return Target(item, schema_name, table, columns, primary_key)
 
 
 def targets_of(
@@ -104,8 +105,15 @@ def targets_of(
     return targets
 
 
-def table_name(input_name: str, template: str) -> str:
-    """The table of an input: `template` with {name}, {source}, {schema} filled in.
+def default_schema(item: SinkInput) -> str:
+    """The schema of an input that is named without one: a table's own; `public` for a view."""
+    parts = item.topic.split(".")
+    return parts[1] if len(parts) > 2 else "public"
+
+
+def table_name(input_name: str, template: str, schema: str = "public") -> str:
+    """The table of an input: `template` with {name}, {source}, {schema} filled in. `schema` is
+    that of a name without one.
 
     >>> table_name("shop.customers", "{name}"), table_name("shop.sales.items", "{source}_{name}")
     ('customers', 'shop_items')
@@ -114,7 +122,7 @@ def table_name(input_name: str, template: str) -> str:
     fields = {
         "name": parts[-1],
         "source": parts[0] if len(parts) > 1 else "",
-        "schema": parts[1] if len(parts) > 2 else "public",
+        "schema": parts[1] if len(parts) > 2 else schema,
     }
     try:
         return template.format(**fields)

@@ -116,9 +116,14 @@ GOLDEN = {
         "  -> did you mean 'shop.orders'?",
     ),
     "mysql": (
-        ("type: postgres", "type: mysql"),
-        "connectors.yaml:5:11: source type 'mysql' is not supported yet in this version\n"
-        "  -> it comes in a later version",
+        ("type: postgres", "type: mysqll"),
+        "connectors.yaml:5:11: type is 'mysqll', not one of postgres, mysql, mariadb, topics\n"
+        "  -> did you mean 'mysql'?",
+    ),
+    "mysql's options": (
+        ("type: postgres", "type: postgres\n    zero_dates: stop"),
+        "connectors.yaml:6:5: `zero_dates` belongs to a source of type mysql, and this one's is "
+        "postgres\n  -> leave it out",
     ),
     "kafka's options": (
         ("type: embedded", "type: embedded, partitions: 4"),
@@ -130,6 +135,98 @@ GOLDEN = {
         "sequence",
     ),
 }
+
+
+MYSQL = """\
+sources:
+  crm:
+    type: mysql
+    url: mysql://cdc:p%40ss@localhost/crm
+    tables: [people, "other.*"]
+sinks:
+  warehouse: {type: sql, url: "duckdb:///w.duckdb", from: [crm.people, crm.other.things]}
+"""
+
+
+@pytest.mark.parametrize("kind", ["mysql", "mariadb"])
+def test_a_mysql_source(tmp_path: Path, kind: str) -> None:
+    crm = loaded(tmp_path, MYSQL.replace("type: mysql", f"type: {kind}")).sources["crm"]
+    assert (crm.type, crm.slot, crm.publication, crm.snapshot) == ("mysql", "", "", "initial")
+    assert crm.tables == ("crm.people", "other.*")
+    assert (crm.full_name("people"), crm.short_name("crm.people")) == ("crm.people", "people")
+    assert crm.mysql is not None
+    assert 2**31 <= crm.mysql.server_id < 2**32
+    assert (crm.mysql.zero_dates, crm.mysql.minimal_row_image) == ("null", False)
+    again = loaded(tmp_path, MYSQL.replace("localhost", "elsewhere")).sources["crm"].mysql
+    assert again is not None and again.server_id == crm.mysql.server_id
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("null", "null"), ("'null'", "null"), ("stop", "stop")]
+)
+def test_zero_dates_may_be_written_as_yaml_has_it(tmp_path: Path, written: str, meant: str) -> None:
+    lines = f"    zero_dates: {written}\n    server_id: 7\n    minimal_row_image: true\nsinks:"
+    crm = loaded(tmp_path, MYSQL.replace("sinks:", lines)).sources["crm"].mysql
+    assert crm is not None
+    assert (crm.zero_dates, crm.server_id, crm.minimal_row_image) == (meant, 7, True)
+
+
+MYSQL_MISTAKES = {
+    "scheme": (
+        ("mysql://", "mysql+pymysql://"),
+        "4:10: url is no mysql or mariadb URL\n"
+        "  -> write it as mysql://user:password@host:3306/database",
+    ),
+    "no user": (
+        ("cdc:p%40ss@", ""),
+        "4:10: no URL of a MySQL user\n  -> write it as mysql://user:password@host:3306/database",
+    ),
+    "parameter": (
+        ("/crm\n", "/crm?ssl_mod=required\n"),
+        "4:10: the URL's parameter 'ssl-mod' is unknown\n"
+        "  -> known are ssl-mode, ssl-ca, ssl-cert, ssl-key, socket",
+    ),
+    "no database": (
+        ("/crm\n", "\n"),
+        "5:14: 'people' names no database, and neither does the url\n"
+        "  -> write database.people, or end the url with /database",
+    ),
+    "slot": (
+        ("    tables:", "    slot: s\n    tables:"),
+        "5:5: `slot` belongs to a source of type postgres, and this one's is mysql\n"
+        "  -> leave it out: MySQL keeps its binlog by time, see binlog_expire_logs_seconds",
+    ),
+    "zero dates": (
+        ("    tables:", "    zero_dates: epock\n    tables:"),
+        "5:17: zero_dates is 'epock', not one of null, epoch, stop\n  -> did you mean 'epoch'?",
+    ),
+    "server id": (
+        ("    tables:", "    server_id: 4294967296\n    tables:"),
+        "5:16: server_id must lie between 1 and 4294967295, not '4294967296'",
+    ),
+    "dangling table": (
+        ("crm.people,", "crm.peeple,"),
+        "7:60: source 'crm' does not capture crm.peeple\n  -> did you mean 'crm.people'?",
+    ),
+    "two of one server_id": (
+        (
+            "sinks:",
+            "    server_id: 5\n  b: {type: mysql, url: 'mysql://a@localhost:3306/x', "
+            "tables: [t], server_id: 5}\nsinks:",
+        ),
+        "7:79: source 'crm' has server_id 5 on the same server\n"
+        "  -> give each source a `server_id` of its own",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MYSQL_MISTAKES)
+def test_a_mistake_in_a_mysql_source(tmp_path: Path, name: str) -> None:
+    (old, new), expected = MYSQL_MISTAKES[name]
+    assert old in MYSQL
+    found = mistakes(tmp_path, MYSQL.replace(old, new, 1))
+    assert found == f"connectors.yaml:{expected}"
+    assert "p%40ss" not in found and "p@ss" not in found
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -262,11 +262,11 @@ TOPICS_MISTAKES = {
     ),
     "a database's keys": (
         with_topics(*TOPICS, "url: 'postgresql://u:${SECRET}@h/d'", "slot: s", "snapshot: never"),
-        "7:5: `url` belongs to a source of type postgres, and this one's is topics\n"
+        "7:5: `url` belongs to a source of type postgres or mysql, and this one's is topics\n"
         "  -> leave it out\n"
         "8:5: `slot` belongs to a source of type postgres, and this one's is topics\n"
         "  -> leave it out\n"
-        "9:5: `snapshot` belongs to a source of type postgres, and this one's is topics\n"
+        "9:5: `snapshot` belongs to a source of type postgres or mysql, and this one's is topics\n"
         "  -> leave it out",
     ),
     "topics' keys of a database": (

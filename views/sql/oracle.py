@@ -17,7 +17,7 @@ from cdc.config import Config
 from cdc.errors import Unsupported
 from cdc.schema import TableSchema
 from views.sql.parse import SqlText, parse_select
-from views.sql.planner import catalog_of, plan_view, plan_views
+from views.sql.planner import catalog_of, plan_view, plan_views, schemas_of
 from views.sql.references import hidden
 from views.sql.resolve import Catalog
 
@@ -45,7 +45,7 @@ def source_query(
         output = plans[view].output
         start = _view_text(config, tables, views, view)
     else:
-        catalog = Catalog(tables, views)
+        catalog = Catalog(tables, views, schemas=schemas_of(config))
         output = plan_view(view, sql, catalog).output
         start = _renamed(SqlText(view, sql), catalog)
     needed = _needed(config, tables, views, start)

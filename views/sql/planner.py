@@ -114,7 +114,12 @@ def catalog_of(
         for n, v in config.views.items()
         if v.group != view.group
     }
-    return Catalog(tables, same, elsewhere, view.source)
+    return Catalog(tables, same, elsewhere, view.source, schemas_of(config))
+
+
+def schemas_of(config: Config) -> dict[str, str]:
+    """Catalog.schemas."""
+    return {name: source.default_schema for name, source in config.sources.items()}
 
 
 def _checked_names(text: SqlText, output: Output) -> tuple[str, ...]:

@@ -22,13 +22,15 @@ class Catalog:
 
     `tables` is keyed `source.schema.table`, `views` by view name. `elsewhere` are views that
     exist but cannot be read, with the reason. `source` is the view's `source:`, preferred for
-    unqualified tables.
+    unqualified tables. `schemas`: per source, that of tables that are named without one;
+    `public` where it says nothing.
     """
 
     tables: Mapping[str, TableSchema]
     views: Mapping[str, TableSchema] = field(default_factory=dict)
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     source: str | None = None
+    schemas: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self, text: SqlText, node: exp.Table) -> tuple[str, TableSchema]:
         """(input, schema) of a table or view: `source.schema.table` or `view.<name>`."""
@@ -37,9 +39,7 @@ class Catalog:
             return self._unqualified(text, node, parts[0])
         if parts[0] == "view" and len(parts) == 2:
             return self._unqualified(text, node, parts[1])
-        names = (
-            [".".join(parts)] if len(parts) == 3 else [f"{parts[0]}.{DEFAULT_SCHEMA}.{parts[1]}"]
-        )
+        names = [".".join(parts) if len(parts) == 3 else self._full(*parts[:2])]
         if len(parts) == 2 and self.source is not None:
             names.append(f"{self.source}.{parts[0]}.{parts[1]}")
         for name in names:
@@ -53,7 +53,7 @@ class Catalog:
         if name in self.elsewhere:
             raise text.refused(node, self.elsewhere[name])
         if self.source is not None:
-            preferred = f"{self.source}.{DEFAULT_SCHEMA}.{name}"
+            preferred = self._full(self.source, name)
             if preferred in self.tables:
                 return preferred, self.tables[preferred]
         found = [t for t in self.tables if t.rsplit(".", 1)[1] == name]
@@ -69,10 +69,17 @@ class Catalog:
 
     def _unknown(self, text: SqlText, node: exp.Table, name: str) -> ViewError:
         known = [*self.tables, *self.views]
-        shown = {t.replace(f".{DEFAULT_SCHEMA}.", "."): t for t in known}
+        shown = {self._short(t): t for t in known}
         near = difflib.get_close_matches(name, [*shown, *known], 3, 0.5)
         hint = ("did you mean " + ", ".join(near) + "?") if near else _listing(sorted(shown))
         return text.failed(node, f"there is no captured table or view {name}", hint)
+
+    def _full(self, source: str, table: str) -> str:
+        return f"{source}.{self.schemas.get(source, DEFAULT_SCHEMA)}.{table}"
+
+    def _short(self, name: str) -> str:
+        source = name.partition(".")[0]
+        return name.replace(f".{self.schemas.get(source, DEFAULT_SCHEMA)}.", ".", 1)
 
 
 def _listing(names: Sequence[str]) -> str:
