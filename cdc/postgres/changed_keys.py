@@ -1,8 +1,7 @@
 """Updates that change the key, and rows → change batch.
 
 Postgres sends an old tuple with an UPDATE under REPLICA IDENTITY FULL always ('O'), otherwise when
-the key changed or may have ('K'). Whether it did is decided here by value: then the UPDATE is a
-delete of the old key and an insert of the new row, with ordinals of their own.
+the key changed or may have ('K'). Whether it did is decided here by value.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from cdc import ragged
-from cdc.changes import C, ChangeBatch, D, U
+from cdc import changed_keys, ragged
+from cdc.changed_keys import RowChanges
+from cdc.changes import ChangeBatch, D, U
 from cdc.errors import BadData
 from cdc.postgres.rows import OLD_FULL, TableRows
 from cdc.ragged import Bools, Bytes, Int64s
@@ -46,21 +45,9 @@ def moved(
         after = new.column(number).take(pa.array(in_new))
         # An unchanged TOAST value is null in the new tuple.
         same = unchanged[number][in_new] if number in unchanged else False
-        differs |= _distinct(before, after) & ~np.asarray(same)
+        differs |= changed_keys.distinct(before, after) & ~np.asarray(same)
     found[compared] = differs
     return found
-
-
-def _distinct(left: pa.Array, right: pa.Array) -> Bools:
-    """left IS DISTINCT FROM right, row by row."""
-    if isinstance(left, pa.ExtensionArray):
-        left, right = left.storage, right.storage
-    if pa.types.is_list(left.type):
-        pairs = zip(left.to_pylist(), right.to_pylist(), strict=True)
-        return np.fromiter((a != b for a, b in pairs), np.bool_, len(left))
-    unequal = pc.fill_null(pc.not_equal(left, right), False)
-    one_null = pc.xor(left.is_null(), right.is_null())
-    return pc.or_(unequal, one_null).to_numpy(zero_copy_only=False)
 
 
 def filled_from_old(rows: TableRows) -> TableRows:
@@ -103,45 +90,18 @@ def to_changes(rows: TableRows) -> ChangeBatch:
         )
     if rows.old is None:
         return ChangeBatch(rows.schema, rows.op, rows.txn, rows.ordinal, rows.commit_us, rows.new)
-    return _with_old(rows, rows.old)
-
-
-def _with_old(rows: TableRows, old: pa.RecordBatch) -> ChangeBatch:
-    message = np.repeat(np.arange(len(rows.op)), 1 + rows.moved)
-    second = np.zeros(len(message), np.bool_)
-    second[1:] = message[1:] == message[:-1]
-    first_of_two = rows.moved[message] & ~second
-    op = np.where(first_of_two, np.uint8(D), np.where(second, np.uint8(C), rows.op[message]))
-    deleted = op == D
-    old_at = rows.old_at[message]
-    has_before = (rows.old_kind[message] == OLD_FULL) & ~second
-    before = None
-    if ragged.some(has_before):
-        before = old.take(pa.array(np.maximum(old_at, 0), mask=~has_before))
-    return ChangeBatch(
-        rows.schema,
-        op,
-        rows.txn[message],
-        rows.ordinal[message] + second,
-        rows.commit_us[message],
-        _rows_after(rows, old, deleted, rows.new_at[message], old_at),
-        before,
-        has_before if before is not None else None,
+    return changed_keys.to_changes(
+        RowChanges(
+            rows.schema,
+            rows.op,
+            rows.txn,
+            rows.ordinal,
+            rows.commit_us,
+            rows.moved,
+            rows.new,
+            rows.new_at,
+            rows.old,
+            rows.old_at,
+            rows.old_kind == OLD_FULL,
+        )
     )
-
-
-def _rows_after(
-    rows: TableRows, old: pa.RecordBatch, deleted: Bools, new_at: Int64s, old_at: Int64s
-) -> pa.RecordBatch:
-    """New rows, and for deletes the key's columns of the old rows."""
-    count = rows.new.num_rows
-    of_key = pa.array(np.where(deleted, count + old_at, new_at))
-    of_rest = pa.array(np.maximum(new_at, 0), mask=deleted)
-    columns = []
-    for number, column in enumerate(rows.schema.columns):
-        new = rows.new.column(number)
-        if column.name in rows.schema.key:
-            columns.append(pa.concat_arrays([new, old.column(number)]).take(of_key))
-        else:
-            columns.append(new.take(of_rest))
-    return pa.RecordBatch.from_arrays(columns, schema=rows.schema.arrow)

@@ -25,13 +25,14 @@ from cdc.postgres.connection import Connection
 from cdc.postgres.evolution import as_streamed, evolved, is_newest, relation_types
 from cdc.postgres.messages import Relation
 from cdc.postgres.pgoutput import Open, decode
-from cdc.postgres.pieces import Resume, pieces_of
+from cdc.postgres.pieces import pieces_of
 from cdc.postgres.receive import Received, Receiver
 from cdc.postgres.rewrites import RewriteWatch
 from cdc.postgres.rows import TableDecoder, TableRows, compile_table
 from cdc.postgres.toast import ToastStore
 from cdc.schema import TableSchema
 from cdc.source import Piece
+from cdc.transaction_pieces import Resume
 
 DECODE_BYTES = 4 * 2**20
 _KIND = 25
@@ -136,7 +137,8 @@ class PgStream:
             yield replace(piece, schemas=new, resume=notes)
         # A half-published transaction has come past, or the part of it that is still open.
         if resume is not None and len(decoded.commits):
-            passed = bool((decoded.commits.lsn == resume.commit_lsn).any())
+            lsn = Lsn.parse(resume.transaction).value
+            passed = bool((decoded.commits.lsn == lsn).any())
             self._resume = None if passed else resume
 
     def _notes(self) -> dict[str, object]:
