@@ -64,6 +64,7 @@ class Column:
 
     `attnum` is the source's stable identity of the column (Postgres: pg_attribute.attnum; 0 in a
     view). `missing` is the text of the value that records older than the column have; None: NULL.
+    `native` is the type as the source describes it, where `sql_type` does not say all of it.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Column:
     nullable: bool = True
     attnum: int = 0
     missing: str | None = None
+    native: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class TableSchema:
                     "nullable": c.nullable,
                     "attnum": c.attnum,
                     "missing": c.missing,
+                    **({"native": c.native} if c.native else {}),
                 }
                 for c in self.columns
             ],
@@ -140,6 +143,7 @@ class TableSchema:
                 c["nullable"],
                 c["attnum"],
                 c["missing"],
+                c.get("native", ""),
             )
             for c in body["columns"]
         )

@@ -9,7 +9,8 @@ type (cdc/mysql/types.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import astuple, dataclass
 
 BINARY_COLLATION = 63
 """The collation id of binary strings and of everything that is no text."""
@@ -42,6 +43,15 @@ class MyType:
     labels: tuple[str, ...] = ()
     json: bool = False
     native: str = ""
+
+    def to_text(self) -> str:
+        """As Column.native keeps it; `from_text` reads it back equal."""
+        return json.dumps([*astuple(self)], separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_text(cls, text: str) -> MyType:
+        code, meta, unsigned, collation, labels, is_json, native = json.loads(text)
+        return cls(code, meta, unsigned, collation, tuple(labels), is_json, native)
 
 
 @dataclass(frozen=True)

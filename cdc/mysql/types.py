@@ -143,7 +143,8 @@ def column(described: MyColumn, attnum: int, zero_dates: ZeroDates, *, in_key: b
     spelling, travels = _travels(described.kind)
     nulled = zero_dates == "null" and described.kind.code in MAY_BE_ZERO and not in_key
     nullable = described.nullable or nulled
-    return Column(described.name, travels, spelling, nullable, attnum, described.default)
+    native = described.kind.to_text()
+    return Column(described.name, travels, spelling, nullable, attnum, native=native)
 
 
 def arrow_type(kind: MyType) -> pa.DataType:

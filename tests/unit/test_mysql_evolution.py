@@ -1,0 +1,248 @@
+"""Schema versions from statements and descriptions: cdc/mysql/evolution.py, retyping.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from cdc.errors import SchemaChanged, SnapshotNeeded, SourceError
+from cdc.mysql.evolution import Evolution, as_table, continued
+from cdc.mysql.retyping import carries
+from cdc.mysql.tables import MyColumn, MyTable, MyType
+from cdc.mysql.types import FieldType, table_schema
+from cdc.schema import TableSchema
+
+UTF8, LATIN1, BINARY = 255, 8, 63
+INT, BIGINT = MyType(FieldType.LONG), MyType(FieldType.LONGLONG)
+UNSIGNED = replace(INT, unsigned=True)
+
+
+def varchar(n: int, collation: int = UTF8) -> MyType:
+    width = {UTF8: 4, LATIN1: 1, BINARY: 1}[collation]
+    return MyType(FieldType.VARCHAR, n * width, collation=collation)
+
+
+def char(n: int, collation: int = UTF8) -> MyType:
+    return replace(varchar(n, collation), code=FieldType.STRING)
+
+
+def text(width: int, collation: int = UTF8) -> MyType:
+    return MyType(FieldType.BLOB, width, collation=collation)
+
+
+def decimal(precision: int, scale: int) -> MyType:
+    return MyType(FieldType.NEWDECIMAL, precision << 8 | scale)
+
+
+def enum(*labels: str) -> MyType:
+    return MyType(FieldType.ENUM, 1, collation=UTF8, labels=labels)
+
+
+def table(key: str = "id", **columns: MyType) -> MyTable:
+    made = tuple(MyColumn(name, kind, name != key) for name, kind in columns.items())
+    return MyTable("d.t", made, (key,) if key else ())
+
+
+FIRST = table(id=BIGINT, a=INT, s=varchar(20))
+
+
+def evolution(first: MyTable = FIRST, *, fold: bool = False) -> Evolution:
+    return Evolution("shop", {"d.t": table_schema(first, "null")}, "null", fold)
+
+
+def numbers(schema: TableSchema) -> list[tuple[str, int]]:
+    return [(c.name, c.attnum) for c in schema.columns]
+
+
+def test_the_same_description_is_the_same_version() -> None:
+    made = evolution()
+    known = made.schemas["d.t"]
+    assert made.described(FIRST) is known
+    made.statement("ALTER TABLE t ADD INDEX (a)", "d")
+    assert made.is_touched("d.t")
+    assert made.described(FIRST) is known and not made.is_touched("d.t")
+
+
+def test_a_description_and_back() -> None:
+    assert as_table(evolution().schemas["d.t"]) == FIRST
+
+
+def test_several_statements_between_two_descriptions() -> None:
+    made = evolution()
+    made.statement("ALTER TABLE t ADD b INT NOT NULL DEFAULT 7, RENAME COLUMN a TO b2", "d")
+    made.statement("ALTER TABLE t RENAME COLUMN b2 TO a2, CHANGE b c INT NOT NULL FIRST", "d")
+    made.statement("ALTER TABLE t DROP s", "d")
+    found = made.described(table(c=INT, id=BIGINT, a2=INT))
+    assert numbers(found) == [("c", 4), ("id", 1), ("a2", 2)]
+    assert found.column("c").missing == "7" and found.version == 2
+
+
+def test_names_swapped() -> None:
+    made = evolution(table(id=BIGINT, a=INT, b=INT))
+    made.statement("ALTER TABLE t RENAME COLUMN a TO b, RENAME COLUMN b TO a", "d")
+    found = made.described(table(id=BIGINT, b=INT, a=INT))
+    assert numbers(found) == [("id", 1), ("b", 2), ("a", 3)]
+
+
+def test_an_added_column_of_each_kind() -> None:
+    made = evolution()
+    made.statement(
+        "ALTER TABLE t ADD (x DECIMAL(9,2) DEFAULT 1.5, y VARCHAR(9) NOT NULL, z JSON, "
+        "e ENUM('p','q') DEFAULT 'q', d DATE DEFAULT '2020-01-02')",
+        "d",
+    )
+    more = (
+        *FIRST.columns,
+        MyColumn("x", decimal(9, 2), True),
+        MyColumn("y", varchar(9), False),
+        MyColumn("z", text(4), True),
+        MyColumn("e", enum("p", "q"), True),
+        MyColumn("d", MyType(FieldType.DATE), True),
+    )
+    found = made.described(replace(FIRST, columns=more))
+    assert [c.missing for c in found.columns[3:]] == ["1.5", "", None, "q", "2020-01-02"]
+    assert found.column("z").sql_type == "json"
+
+
+@pytest.mark.parametrize(
+    ("clause", "kind"),
+    [
+        ("ADD x DATETIME DEFAULT CURRENT_TIMESTAMP", MyType(FieldType.DATETIME2)),
+        ("ADD x TIME DEFAULT '10:00'", MyType(FieldType.TIME2)),
+        ("ADD x BINARY(4) DEFAULT 'a'", char(4, BINARY)),
+        ("ADD x INT DEFAULT 'abc'", INT),
+        ("ADD x DECIMAL(4,1) DEFAULT 1.25", decimal(4, 1)),
+        ("ADD x DATE DEFAULT '0000-00-00'", MyType(FieldType.DATE)),
+        ("ADD x INT AS (a + 1)", INT),
+    ],
+)
+def test_added_with_a_value_that_is_not_known(clause: str, kind: MyType) -> None:
+    made = evolution()
+    made.statement(f"ALTER TABLE t {clause}", "d")
+    with pytest.raises(SnapshotNeeded, match="x was added"):
+        made.described(replace(FIRST, columns=(*FIRST.columns, MyColumn("x", kind, True))))
+
+
+def test_what_no_statement_explains() -> None:
+    with pytest.raises(SnapshotNeeded, match="no statement added the column b"):
+        evolution().described(table(id=BIGINT, a=INT, s=varchar(20), b=INT))
+    with pytest.raises(SnapshotNeeded, match="no statement dropped the column s"):
+        evolution().described(table(id=BIGINT, a=INT))
+
+
+def test_retyped() -> None:
+    made = evolution()
+    made.statement("ALTER TABLE t MODIFY a BIGINT", "d")
+    found = made.described(table(id=BIGINT, a=BIGINT, s=varchar(20)))
+    assert found.column("a").type == pa.int64() and found.column("a").attnum == 2
+    made.statement("ALTER TABLE t MODIFY a INT", "d")
+    with pytest.raises(SnapshotNeeded, match="a is integer, it was bigint"):
+        made.described(FIRST)
+
+
+def test_not_null_without_strict_mode_changes_values() -> None:
+    strict, lax = evolution(), evolution()
+    strict.statement("ALTER TABLE t MODIFY a INT NOT NULL", "d")
+    lax.statement("ALTER TABLE t MODIFY a INT NOT NULL", "d", strict=False)
+    now = replace(FIRST, columns=tuple(replace(c, nullable=False) for c in FIRST.columns))
+    assert not strict.described(now).column("a").nullable
+    with pytest.raises(SnapshotNeeded, match="a is integer NOT NULL, it was integer"):
+        lax.described(now)
+
+
+@pytest.mark.parametrize(
+    "now", [table(id=BIGINT, a=INT, s=varchar(20)), table("a", id=INT, a=INT, s=varchar(20))]
+)
+def test_another_key_or_type_of_key_stops(now: MyTable) -> None:
+    made = evolution(table(id=INT, a=INT, s=varchar(20)))
+    made.statement("ALTER TABLE t DROP PRIMARY KEY, ADD PRIMARY KEY (a)", "d")
+    with pytest.raises(SchemaChanged, match="its key is"):
+        made.described(now)
+
+
+def test_a_unique_index_as_key_is_kept() -> None:
+    made = evolution()
+    made.statement("ALTER TABLE t ADD b INT", "d")
+    found = made.described(table("", id=BIGINT, a=INT, s=varchar(20), b=INT))
+    assert found.key == ("id",)
+
+
+def test_emptied_dropped_made_anew() -> None:
+    made = evolution()
+    assert made.statement("TRUNCATE t", "d") == ("d.t",)
+    assert made.statement("CREATE TABLE IF NOT EXISTS t (id INT)", "d") == ()
+    assert not made.is_touched("d.t")
+    assert made.statement("DROP TABLE u, t", "d") == ("d.t",)
+    assert made.statement("CREATE TABLE t (id BIGINT PRIMARY KEY, a VARCHAR(3))", "d") == ()
+    found = made.described(table(id=BIGINT, a=varchar(3)))
+    assert numbers(found) == [("id", 1), ("a", 4)]
+    assert made.statement("CREATE OR REPLACE TABLE t (id BIGINT)", "d") == ("d.t",)
+    assert made.statement("DROP DATABASE d", "x") == ("d.t",)
+
+
+def test_renamed_tables() -> None:
+    with pytest.raises(SnapshotNeeded, match="another table was renamed to it"):
+        evolution().statement("RENAME TABLE t TO _t_del, _t_gho TO t", "d")
+    with pytest.raises(SchemaChanged, match=r"now called d\.u"):
+        evolution().statement("ALTER TABLE t RENAME u", "d")
+    assert evolution().statement("RENAME TABLE v TO u", "d") == ()
+
+
+def test_rows_changed_by_statements() -> None:
+    with pytest.raises(SourceError, match="logged as a statement"):
+        evolution().statement("UPDATE t SET a = 1", "d")
+    assert evolution().statement("UPDATE other SET a = 1", "d") == ()
+
+
+def test_names_compare_without_case_where_the_server_does() -> None:
+    assert evolution().statement("TRUNCATE T", "D") == ()
+    assert evolution(fold=True).statement("TRUNCATE T", "D") == ("d.t",)
+
+
+def test_rewritten() -> None:
+    with pytest.raises(SnapshotNeeded, match="a partition was dropped"):
+        evolution().statement("ALTER TABLE t DROP PARTITION p", "d")
+
+
+def test_continued_after_reading_again() -> None:
+    known = evolution().schemas["d.t"]
+    assert continued(known, table_schema(FIRST, "null")) is known
+    found = continued(known, table_schema(table(s=varchar(9), id=BIGINT, a=varchar(3)), "null"))
+    assert numbers(found) == [("s", 3), ("id", 1), ("a", 2)] and found.version == 2
+    again = continued(found, table_schema(table(id=BIGINT, a=INT), "null"))
+    assert numbers(again) == [("id", 1), ("a", 4)]
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "expected"),
+    [
+        (INT, BIGINT, True),
+        (BIGINT, INT, False),
+        (INT, UNSIGNED, False),
+        (decimal(9, 2), decimal(11, 4), True),
+        (decimal(9, 2), decimal(9, 4), False),
+        (MyType(FieldType.FLOAT, 4), MyType(FieldType.DOUBLE, 8), True),
+        (varchar(10), varchar(20), True),
+        (varchar(20), varchar(10), False),
+        (varchar(10), char(10), False),
+        (char(10), varchar(10), True),
+        (varchar(10, LATIN1), varchar(10), True),
+        (varchar(10), varchar(10, LATIN1), False),
+        (varchar(10), text(2), True),
+        (varchar(100), text(1), False),
+        (varchar(3, BINARY), varchar(3), False),
+        (char(3, BINARY), char(5, BINARY), False),
+        (varchar(3, BINARY), varchar(5, BINARY), True),
+        (enum("a", "b"), enum("b", "c", "a"), True),
+        (enum("a", "b"), enum("a"), False),
+        (MyType(FieldType.DATETIME2, 0), MyType(FieldType.DATETIME2, 6), True),
+        (MyType(FieldType.DATETIME2, 6), MyType(FieldType.DATETIME2, 3), False),
+        (MyType(FieldType.DATETIME), MyType(FieldType.DATETIME2), True),
+        (MyType(FieldType.TIMESTAMP2), MyType(FieldType.DATETIME2), False),
+        (MyType(FieldType.BIT, 1 << 8), MyType(FieldType.BIT, 2 << 8), False),
+    ],
+)
+def test_which_conversions_keep_values(then: MyType, now: MyType, expected: bool) -> None:
+    assert carries(then, now) is expected
