@@ -79,14 +79,18 @@ def join(messages: Sequence[bytes]) -> tuple[Bytes, Int64s, Int64s]:
 
 
 def gather(buffer: Bytes, at: Int64s, dtype: str) -> npt.NDArray[np.generic]:
-    """The unaligned values of `dtype` (`>i4`, `V16`, …) at the positions, in native byte order.
+    """The unaligned values of `dtype` (`>i4`, `V16`, …) at the positions, in native byte order."""
+    return windows(buffer, dtype)[at].astype(_dtypes(dtype)[1], copy=False)
 
-    Windows of the buffer one byte apart make it a single indexing operation, four times as fast
-    as gathering bytes by a matrix of indices.
+
+def windows(buffer: Bytes, dtype: str) -> npt.NDArray[np.generic]:
+    """The buffer as overlapping items of `dtype`, one byte apart, without copying.
+
+    Indexing them is a single operation, four times as fast as gathering bytes by a matrix of
+    indices.
     """
-    kind, native = _dtypes(dtype)
-    windows = np.ndarray((len(buffer) - kind.itemsize + 1,), kind, buffer, 0, (1,))
-    return windows[at].astype(native, copy=False)
+    kind, _ = _dtypes(dtype)
+    return np.ndarray((len(buffer) - kind.itemsize + 1,), kind, buffer, 0, (1,))
 
 
 @cache

@@ -16,25 +16,18 @@ and point, and what is not printed (leading zeros, digits behind dscale) is comp
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdc import ragged
+from cdc import integers, ragged
 from cdc.errors import BadData
+from cdc.integers import UInt64s
 from cdc.ragged import Bools, Int64s, Slices
 from cdc.schema import NUMERIC_TEXT
-
-UInt64s = npt.NDArray[np.uint64]
 
 _NEGATIVE, _NAN, _PLUS_INFINITY, _MINUS_INFINITY = 0x4000, 0xC000, 0xD000, 0xF000
 _POWERS = 10 ** np.arange(19, dtype=np.int64)
 _WIDE_POWERS = np.array([divmod(10**e, 1 << 64) for e in range(39)], dtype=np.uint64)
-_LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
-_DIGIT_TEXT = np.frombuffer("".join(f"{i:04}" for i in range(10_000)).encode(), np.uint8).reshape(
-    10_000, 4
-)
 _LEADING_ZEROS = np.array([4 - len(str(i)) for i in range(10_000)], np.int64)
 
 NAN_HINT = (
@@ -105,14 +98,11 @@ def _wide(slices: Slices, ndigits: Int64s, weight: Int64s, negative: Bools, scal
         value //= _POWERS[np.maximum(-exponent, 0)]
         power = _WIDE_POWERS[np.maximum(exponent, 0)]
         part = value.astype(np.uint64)
-        carry, product = _multiply(part, power[:, 1])
+        carry, product = integers.multiply(part, power[:, 1])
         before = low.copy()
         low += product
         high += carry + part * power[:, 0] + (low < before)
-    # Two's complement: invert and add one, carrying into the high half where low became zero.
-    np.invert(both, out=both, where=negative[:, None])
-    low += negative
-    high += negative & (low == 0)
+    integers.negate(both, negative)
     return both
 
 
@@ -132,15 +122,6 @@ def _chunk(
         value += ((packed >> 48) & 0xFFFF) * 10_000**3 * (count > 3)
     exponent = np.where(count > 0, 4 * (weight - first - count + 1) + scale, 0)
     return value, exponent
-
-
-def _multiply(a: UInt64s, b: UInt64s) -> tuple[UInt64s, UInt64s]:
-    """a · b in 128 bits: (high, low)."""
-    a1, a0, b1, b0 = a >> _HALF, a & _LOW, b >> _HALF, b & _LOW
-    low = a0 * b0
-    middle = a1 * b0 + (low >> _HALF)
-    other = a0 * b1 + (middle & _LOW)
-    return a1 * b1 + (middle >> _HALF) + (other >> _HALF), (other << _HALF) | (low & _LOW)
 
 
 def canonical(slices: Slices) -> pa.Array:
@@ -166,7 +147,7 @@ def canonical(slices: Slices) -> pa.Array:
     laid[point], keep[point] = ord("."), dscale > 0
     in_whole = place < whole[row]
     target = (base[row] + 1 + 4 * place + ~in_whole)[:, None] + np.arange(4)
-    laid[target] = _DIGIT_TEXT[value]
+    laid[target] = integers.FOUR_DIGITS[value]
     zeros = np.minimum(_LEADING_ZEROS[value], 3) * (place == 0)
     last = np.where(in_whole, 4, dscale[row] - 4 * (place - whole[row]))
     column = np.arange(4)

@@ -13,11 +13,10 @@ days_from_civil.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdc import ragged
+from cdc import clocks, ragged
 from cdc.errors import BadData
 from cdc.postgres.messages import PG_EPOCH_US
 from cdc.ragged import Bools, Bytes, Int64s, Slices
@@ -109,21 +108,8 @@ def _counted(amount: Int64s, unit: str, negative_before: Bools) -> pa.Array:
 
 def _clock(time_us: Int64s, negative_before: Bools, shown: Bools) -> pa.Array:
     """`-04:05:06.789`, or null where it is not shown."""
-    # As unsigned, the magnitude of the smallest int64 is right too.
-    magnitude = np.abs(time_us).astype(np.uint64)
-    seconds, micros = magnitude // np.uint64(1_000_000), magnitude % np.uint64(1_000_000)
-    minutes, second = seconds // np.uint64(60), seconds % np.uint64(60)
-    hour, minute = minutes // np.uint64(60), minutes % np.uint64(60)
-    sign = pc.if_else(pa.array(time_us < 0), "-", pc.if_else(pa.array(negative_before), "+", ""))
-    fraction = pc.utf8_rtrim(_padded(micros, 6), "0")
-    point = pc.if_else(pa.array(micros != 0), ".", "")
-    clock = [_padded(hour, 2), ":", _padded(minute, 2), ":", _padded(second, 2), point, fraction]
-    printed = pc.binary_join_element_wise(sign, *clock, "")
+    printed = clocks.clock(time_us, plus=negative_before)
     return pc.if_else(pa.array(shown), printed, pa.scalar(None, pa.string()))
-
-
-def _padded(values: npt.NDArray[np.uint64], width: int) -> pa.Array:
-    return pc.utf8_lpad(pa.array(values).cast(pa.string()), width, "0")
 
 
 def date_from_text(slices: Slices) -> pa.Array:
