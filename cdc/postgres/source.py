@@ -13,6 +13,7 @@ import psycopg
 from psycopg import pq
 from psycopg.pq.abc import PGconn
 
+from cdc.completion import ValueStore, no_history
 from cdc.config import SourceConfig
 from cdc.errors import SlotError, SourceError, SourceUnavailable
 from cdc.frontiers import Frontier
@@ -39,7 +40,6 @@ from cdc.postgres.snapshot import (
 )
 from cdc.postgres.snapshot_worker import import_snapshot
 from cdc.postgres.stream import PgStream, TableState, start_command
-from cdc.postgres.toast import ToastStore, no_history
 from cdc.schema import TableSchema
 from cdc.source import Finding, History, Piece
 
@@ -62,7 +62,7 @@ class PostgresSource:
         self.progress = progress
         self._connection: Connection | None = None
         self._receiver: Receiver | None = None
-        self._toast: ToastStore | None = None
+        self._toast: ValueStore | None = None
         self._schemas: Mapping[str, TableSchema] = {}
         self._history: History = no_history
         self._tables: dict[str, PgTable] = {}
@@ -237,7 +237,7 @@ class PostgresSource:
         self._receiver = receiver
         path = self._state_path / f"{self.name}.toast.sqlite"
         at = str(position) if frontier.whole else ""
-        self._toast = ToastStore(path, at, self._history, self.name)
+        self._toast = ValueStore(path, at, self._history, self.name)
         schemas = {n: self._schemas.get(n) or t.schema() for n, t in self._tables.items()}
         nodes = {n: int(node) for n, node in (frontier.resume.get("filenodes") or {}).items()}
         watch = RewriteWatch(nodes, dict(frontier.resume.get("marks") or {}), self.name)

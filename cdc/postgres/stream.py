@@ -4,7 +4,7 @@
     commit is handed on at once, and under load lists grow while the agent appends.
 2.  The list is cut behind its last Commit, and decoded. What follows waits for its own commit;
     above `max_piece_bytes` it is handed on in parts, as progress.
-3.  Unchanged TOAST values are completed from the old tuple, else from the store (toast.py).
+3.  Unchanged TOAST values are completed from the old tuple, else from a store (cdc.completion).
 4.  Without changes a piece at the newest known position comes every `max_wait_s`.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from cdc.changes import Bools, ChangeBatch, D
+from cdc.completion import ValueStore
 from cdc.errors import SchemaChanged
 from cdc.frontiers import Frontier
 from cdc.positions import Lsn
@@ -29,7 +30,7 @@ from cdc.postgres.pieces import pieces_of
 from cdc.postgres.receive import Received, Receiver
 from cdc.postgres.rewrites import RewriteWatch
 from cdc.postgres.rows import TableDecoder, TableRows, compile_table
-from cdc.postgres.toast import ToastStore
+from cdc.postgres.toast import left_out
 from cdc.schema import TableSchema
 from cdc.source import Piece
 from cdc.transaction_pieces import Resume
@@ -73,7 +74,7 @@ class PgStream:
         receiver: Receiver,
         catalog: Connection,
         state: TableState,
-        toast: ToastStore,
+        toast: ValueStore,
         frontier: Frontier,
         position: Lsn,
     ) -> None:
@@ -191,10 +192,10 @@ class PgStream:
         if not filled.unchanged:
             changes = to_changes(filled)
             if table.toastable and table.identity != "f":
-                self._toast.remember(table, changes)
+                self._toast.remember(left_out(table), changes)
             return changes
         changes = to_changes(replace(filled, unchanged={}))
-        return self._toast.complete(table, changes, _unchanged(filled, changes))
+        return self._toast.complete(left_out(table), changes, _unchanged(filled, changes))
 
 
 def _unchanged(rows: TableRows, changes: ChangeBatch) -> Mapping[str, Bools]:

@@ -1,154 +1,32 @@
-"""Completion of unchanged TOAST values before the append (SEMANTICS 11).
+"""Which of a table's values Postgres may leave out: unchanged ones that are stored out of line.
 
-Postgres does not send a value stored out of line that an update left alone. Under REPLICA IDENTITY
-FULL it stands in the old tuple (stream.py takes it from there). Otherwise it comes from here: a
-store on disk, table and key → the values that may be out of line.
-
-1.  The topic is the truth; the store is an index over it that can always be rebuilt. Rows pass
-    `remember` before they are appended; rows too small to have out-of-line values are left out.
-2.  A clean end writes the position reached into the store. At the start any other position than
-    the newest frontier's, or none, discards the store: after a crash it may be ahead of the log.
-3.  On the first miss of a table the topic is read once (`history`), and every key that was not
-    remembered since the start gets its newest value. So what was remembered always wins.
-4.  A key that is then still unknown is an error: nothing is invented.
+Under REPLICA IDENTITY FULL they stand in the old tuple (stream.py takes them from there). Otherwise
+they come from the store of cdc/completion.py.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdc.changes import Bools, C, ChangeBatch, D, Int64s, column_value
-from cdc.errors import SourceError
-from cdc.keys import row_keys
+from cdc.changes import ChangeBatch, D, Int64s
+from cdc.completion import LeftOut
 from cdc.postgres.catalog import PgTable
 from cdc.postgres.types import undomained
-from cdc.schema import Column
-from cdc.source import History
 
 ROW_BYTES_MIN = 1000
 """Half of TOAST_TUPLE_THRESHOLD (2032): rows below have everything inline."""
 _DENSE = ("text", "varchar", "bpchar", "bytea", "json", "numeric", "xml")
 _OTHER_WEIGHT = 8
-_FORM = 2
-"""Of the values kept; a store of another form is made anew."""
-_CACHE_KIB = 16 * 1024
 
 
-def no_history(table: str) -> Iterator[ChangeBatch]:
-    """For a source that is used without a log."""
-    return iter(())
-
-
-class ToastStore:
-    """Newest values of the columns of one source that can be out of line."""
-
-    def __init__(self, path: Path, position: str, history: History, source: str) -> None:
-        self._path, self._history, self._source = path, history, source
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not _is_clean(path, position):
-            _delete(path)
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=OFF")
-        self._db.execute("PRAGMA synchronous=OFF")
-        self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-        self._db.execute(f"PRAGMA user_version={_FORM}")
-        self._db.execute("CREATE TABLE IF NOT EXISTS clean (position TEXT)")
-        self._db.execute("DELETE FROM clean")
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS vals (tab TEXT, key TEXT, body BLOB, "
-            "PRIMARY KEY (tab, key)) WITHOUT ROWID"
-        )
-        self._db.execute("CREATE TABLE IF NOT EXISTS built (tab TEXT PRIMARY KEY)")
-        self._built = {tab for (tab,) in self._db.execute("SELECT tab FROM built")}
-
-    def remember(self, table: PgTable, changes: ChangeBatch) -> None:
-        """Keep what later updates may leave out; call before the changes are appended."""
-        picked = large_rows(table, changes)
-        if len(picked):
-            self._write("INSERT OR REPLACE", table, changes.take(picked))
-
-    def complete(
-        self, table: PgTable, changes: ChangeBatch, unchanged: Mapping[str, Bools]
-    ) -> ChangeBatch:
-        """`changes` (of any number of keys, in order) with every unchanged value filled in, and
-        remembered. `unchanged[column][row]` marks the values that were not sent."""
-        rows = np.flatnonzero(np.logical_or.reduce(list(unchanged.values())))
-        keys = row_keys(changes.schema, changes.rows).to_pylist()
-        large = set(large_rows(table, changes).tolist()) | set(rows.tolist())
-        names = table.toastable
-        columns = {name: changes.rows.column(name).to_pylist() for name in names}
-        touched = set(rows.tolist())
-        for row in sorted(large):
-            if row in touched:
-                # A changed key: the values stand under the old one, deleted just before.
-                known = self._lookup(table, changes, keys[row - (changes.op[row] == C)])
-                for name, missing in unchanged.items():
-                    if missing[row]:
-                        columns[name][row] = _value(known, changes.schema.column(name))
-            if changes.op[row] != D:
-                body = _pack(table, changes, {n: columns[n][row] for n in names})
-                self._db.execute(
-                    "INSERT OR REPLACE INTO vals VALUES (?, ?, ?)", (table.name, keys[row], body)
-                )
-        return _with_columns(changes, columns)
-
-    def _lookup(self, table: PgTable, changes: ChangeBatch, key: str) -> pa.RecordBatch:
-        for _ in range(2):
-            row = self._db.execute(
-                "SELECT body FROM vals WHERE tab = ? AND key = ?", (table.name, key)
-            ).fetchone()
-            if row is not None:
-                return _unpack(row[0])
-            if table.name in self._built:
-                break
-            self._build(table, changes)
-        raise SourceError(
-            f"the server left out an unchanged large value of key {key}, and the topic does not "
-            "have it",
-            where=table.name,
-            hint=f"ALTER TABLE {table.quoted} REPLICA IDENTITY FULL, and cdc remove "
-            f"{self._source}, then cdc run takes a new snapshot",
-        )
-
-    def _build(self, table: PgTable, changes: ChangeBatch) -> None:
-        """Newest values of the whole topic into a table of their own, then behind what was
-        remembered since the start."""
-        self._db.execute("CREATE TEMP TABLE old AS SELECT * FROM vals WHERE 0")
-        self._db.execute("CREATE UNIQUE INDEX temp.old_key ON old (tab, key)")
-        for batch in self._history(table.name):
-            conformed = batch.conformed(changes.schema)
-            self._write("INSERT OR REPLACE", table, conformed, into="old")
-        self._db.execute("INSERT OR IGNORE INTO vals SELECT * FROM old")
-        self._db.execute("DROP TABLE temp.old")
-        self._db.execute("INSERT OR REPLACE INTO built VALUES (?)", (table.name,))
-        self._built.add(table.name)
-
-    def _write(self, verb: str, table: PgTable, changes: ChangeBatch, into: str = "vals") -> None:
-        live = changes.take(np.flatnonzero(changes.op != D))
-        if into == "old":
-            live = live.take(large_rows(table, live))
-        keys = row_keys(live.schema, live.rows).to_pylist()
-        columns = [live.rows.column(name).to_pylist() for name in table.toastable]
-        values = (
-            (table.name, key, _pack(table, live, dict(zip(table.toastable, row, strict=True))))
-            for key, row in zip(keys, zip(*columns, strict=True), strict=True)
-        )
-        self._db.execute("BEGIN")
-        self._db.executemany(f"{verb} INTO {into} VALUES (?, ?, ?)", values)
-        self._db.execute("COMMIT")
-
-    def close(self, position: str | None) -> None:
-        """End; `position` is the frontier up to which everything is in the log, if that is all
-        that was remembered."""
-        if position is not None:
-            self._db.execute("INSERT INTO clean VALUES (?)", (position,))
-        self._db.close()
+def left_out(table: PgTable) -> LeftOut:
+    """What updates of the table can leave out."""
+    remedy = f"ALTER TABLE {table.quoted} REPLICA IDENTITY FULL"
+    return LeftOut(table.name, table.toastable, partial(large_rows, table), remedy)
 
 
 def large_rows(table: PgTable, changes: ChangeBatch) -> Int64s:
@@ -181,77 +59,3 @@ def _lengths(column: pa.Array) -> Int64s:
     else:
         return np.full(len(column), 16, np.int64)
     return np.asarray(pc.fill_null(found, 0), dtype=np.int64)
-
-
-def _pack(table: PgTable, changes: ChangeBatch, values: dict[str, object]) -> bytes:
-    """Values under their columns' attnums: names and types may be others when they are needed."""
-    columns = [changes.schema.column(name) for name in values]
-    arrays = [
-        pa.array([value], _storage(column.type))
-        for column, value in zip(columns, values.values(), strict=True)
-    ]
-    plain = pa.RecordBatch.from_arrays(arrays, names=[str(column.attnum) for column in columns])
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, plain.schema) as writer:
-        writer.write_batch(plain)
-    return bytes(sink.getvalue())
-
-
-def _unpack(body: bytes) -> pa.RecordBatch:
-    return pa.ipc.open_stream(body).read_next_batch()
-
-
-def _value(known: pa.RecordBatch, column: Column) -> object:
-    """A column's value among those that were kept; it may be younger than they are."""
-    name = str(column.attnum)
-    if name in known.schema.names:
-        return known.column(name).cast(_storage(column.type))[0].as_py()
-    return None if column.missing is None else column_value(column, column.missing).as_py()
-
-
-def _storage(kind: pa.DataType) -> pa.DataType:
-    return kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
-
-
-def _with_columns(changes: ChangeBatch, columns: dict[str, list[object]]) -> ChangeBatch:
-    rows = changes.rows
-    arrays = []
-    for field in rows.schema:
-        if field.name in columns:
-            array = pa.array(columns[field.name], _storage(field.type))
-            if isinstance(field.type, pa.ExtensionType):
-                array = field.type.wrap_array(array)
-            arrays.append(array)
-        else:
-            arrays.append(rows.column(field.name))
-    return ChangeBatch(
-        changes.schema,
-        changes.op,
-        changes.txn_seq,
-        changes.ordinal,
-        changes.commit_us,
-        pa.RecordBatch.from_arrays(arrays, schema=rows.schema),
-        changes.before,
-        changes.has_before,
-    )
-
-
-def _is_clean(path: Path, position: str) -> bool:
-    if not path.exists():
-        return False
-    try:
-        db = sqlite3.connect(path)
-        row = db.execute("SELECT position FROM clean").fetchone()
-        (form,) = db.execute("PRAGMA user_version").fetchone()
-        db.close()
-    except sqlite3.Error:
-        return False
-    return bool(row) and row[0] == position and form == _FORM
-
-
-def _delete(path: Path) -> None:
-    for suffix in ("", "-journal", "-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
-
-
-__all__: Sequence[str] = ("History", "ToastStore", "large_rows", "no_history")
