@@ -164,7 +164,7 @@ def _expire_s(settings: Mapping[str, str]) -> int:
 def current_point(connection: Connection, flavour: Flavour) -> BinlogPoint:
     """The newest point of the binlog: all that was committed before the call lies at or before it.
     Needs REPLICATION CLIENT (MariaDB: BINLOG MONITOR). SourceError when there is no binlog."""
-    row = _master_status(connection)
+    row = master_status(connection)
     if flavour == "mariadb":
         ((gtids,),) = query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")
         # The file's position is read first: the GTIDs may be newer, never older.
@@ -199,7 +199,7 @@ def read_view_point(connection: Connection) -> BinlogPoint:
     return BinlogPoint(file, offset, gtids or "")
 
 
-def _master_status(connection: Connection) -> Row:
+def master_status(connection: Connection) -> Row:
     try:
         rows = query(connection, "SHOW MASTER STATUS")
     except pymysql.err.ProgrammingError:  # gone in MySQL 8.4
