@@ -11,6 +11,7 @@ from cdc.errors import CdcError
 from cdc.mysql import catalog, rights
 from cdc.mysql.catalog import Server
 from cdc.mysql.connection import Connection, close, connect, query, source_errors
+from cdc.mysql.dump import replica_name
 from cdc.mysql.foreign_keys import unlogged_actions
 from cdc.mysql.tables import BINARY_COLLATION, MyTable
 from cdc.mysql.types import MAY_BE_ZERO, refusal
@@ -210,11 +211,6 @@ def _replicas(
         )
     if not server.mariadb and server.compression:
         yield Finding("ok", name, "transactions are compressed in the binlog")
-
-
-def replica_name(source: str) -> str:
-    """The host that a source registers itself as, so that it is known in SHOW REPLICAS."""
-    return f"cdc-{source}"[:60]
 
 
 def _registered(connection: Connection) -> list[tuple[int, str]]:
