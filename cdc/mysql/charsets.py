@@ -4,6 +4,10 @@ The binlog knows collations by their number. The numbers below are those of info
 COLLATIONS (MySQL 8.0) and COLLATION_CHARACTER_SET_APPLICABILITY (MariaDB 10.11) together; the two
 never use one number for different character sets. MariaDB's numbers from 1024 on are the NOPAD
 forms of the older ones, and from 2048 on the UCA 14.0.0 collations, in blocks per character set.
+
+Python's codecs were compared with both servers, all codes of one and two bytes. The differences
+are in `changes` and in charset_tables.py, but for seven symbols of big5 (A15A, A1C3, A1C5, A1FE,
+A240, A2CC, A2CE), which the servers print as U+FFFD and Python decodes; eucjpms is refused.
 """
 
 from __future__ import annotations
@@ -17,11 +21,18 @@ from cdc.errors import SourceError
 @dataclass(frozen=True)
 class Charset:
     """`width`: bytes of the widest character (CHARACTER_SETS.MAXLEN). `codec`: Python's name;
-    '': Python has none."""
+    '': Python has none, or another one. `changes`: what Python decodes, and the servers otherwise.
+    """
 
     name: str
     width: int
     codec: str
+    changes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def decodable(self) -> bool:
+        """Whether its text can be read here: by a codec, or by a table of its 256 characters."""
+        return self.codec != "" or self.width == 1
 
 
 _NAMED = (
@@ -40,7 +51,7 @@ _NAMED = (
     Charset("dec8", 1, ""),
     Charset("eucjpms", 3, ""),
     Charset("euckr", 2, "cp949"),
-    Charset("gb18030", 4, "gb18030"),
+    Charset("gb18030", 4, "gb18030", (("\ue7c7", "\u1e3f"),)),
     Charset("gb2312", 2, "gb2312"),
     Charset("gbk", 2, "gbk"),
     Charset("geostd8", 1, ""),
@@ -56,11 +67,11 @@ _NAMED = (
     Charset("latin7", 1, "iso8859-13"),
     Charset("macce", 1, "mac-latin2"),
     Charset("macroman", 1, "mac-roman"),
-    Charset("sjis", 2, "shift_jis"),
+    Charset("sjis", 2, "shift_jis", (("\uff3c", "\\"),)),
     Charset("swe7", 1, ""),
     Charset("tis620", 1, "tis-620"),
     Charset("ucs2", 2, "utf-16-be"),
-    Charset("ujis", 3, "euc_jp"),
+    Charset("ujis", 3, "euc_jp", (("\uff3c", "\\"),)),
     Charset("utf16", 4, "utf-16-be"),
     Charset("utf16le", 4, "utf-16-le"),
     Charset("utf32", 4, "utf-32-be"),
@@ -92,6 +103,7 @@ _MARIADB_BLOCKS: Mapping[str, tuple[tuple[int, int], ...]] = {
     "utf32": ((736, 767), (3072, 3327)),
 }
 _NOPAD = 1024
+_HINT = "exclude the column, or convert it to utf8mb4"
 
 
 def _by_collation() -> dict[int, Charset]:
@@ -116,8 +128,13 @@ def charset_of(collation: int) -> Charset:
     """The character set of a collation. SourceError for a number that is not known."""
     found = _BY_COLLATION.get(collation)
     if found is None:
-        raise SourceError(
-            f"collation {collation} is not known, so its text cannot be decoded",
-            hint="exclude the column, or convert it to utf8mb4",
-        )
+        raise SourceError(f"text of the unknown collation {collation}", hint=_HINT)
+    return found
+
+
+def text_charset(collation: int) -> Charset:
+    """The character set of a text column. SourceError when its text cannot be decoded."""
+    found = charset_of(collation)
+    if not found.decodable:
+        raise SourceError(f"text in {found.name}", hint=_HINT)
     return found

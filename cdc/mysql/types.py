@@ -32,7 +32,7 @@ from typing import Literal
 import pyarrow as pa
 
 from cdc.errors import SourceError
-from cdc.mysql.charsets import charset_of
+from cdc.mysql.charsets import text_charset
 from cdc.mysql.tables import BINARY_COLLATION, MyColumn, MyTable, MyType
 from cdc.schema import NUMERIC_TEXT, Column, TableSchema
 
@@ -215,13 +215,13 @@ def _bit(kind: MyType) -> _Travels:
 def _characters(kind: MyType) -> _Travels:
     if is_binary(kind):
         return _BYTEA
-    return f"character varying({kind.meta // charset_of(kind.collation).width})", pa.string()
+    return f"character varying({kind.meta // text_charset(kind.collation).width})", pa.string()
 
 
 def _blob(kind: MyType) -> _Travels:
     if is_binary(kind):
         return _BYTEA
-    charset_of(kind.collation)
+    text_charset(kind.collation)
     return ("json", pa.string()) if kind.json else _TEXT
 
 

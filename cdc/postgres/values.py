@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from cdc import ragged
+from cdc import ragged, uuids
 from cdc.errors import BadData
 from cdc.postgres import values_array, values_numeric, values_time
 from cdc.postgres.types import BUILT_IN, PgType, arrow_type, binary_decodable, undomained
@@ -174,18 +174,9 @@ def _mask(slices: Slices) -> ragged.Bools | None:
     return None if slices.valid is None else ~slices.valid
 
 
-_HEX_PAIRS = np.array([list(f"{code:02x}".encode()) for code in range(256)], np.uint8)
-_UUID_BYTES = np.array([place for place in range(36) if place not in (8, 13, 18, 23)])
-
-
 def _uuid(slices: Slices) -> pa.Array:
     raw = ragged.gather(slices.buffer, slices.start, "V16").view(np.uint8).reshape(-1, 16)
-    printed = np.full((len(slices), 36), ord("-"), np.uint8)
-    printed[:, _UUID_BYTES] = _HEX_PAIRS[raw].reshape(-1, 32)
-    if slices.valid is None:
-        return ragged.strings_of(printed.ravel(), np.full(len(slices), 36), None)
-    live = printed[slices.valid].ravel()
-    return ragged.strings_of(live, slices.valid * np.int64(36), slices.valid)
+    return uuids.printed(raw, slices.valid)
 
 
 def _jsonb(slices: Slices) -> pa.Array:
