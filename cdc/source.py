@@ -55,7 +55,8 @@ class Piece:
     whole         False: the piece ends inside a transaction or a snapshot; progress, not a cut
     resume        what `stream`/`snapshot` need in frontier.resume to go on from here exactly
     incomplete    tables whose snapshot is not complete after this piece
-    schemas       schema versions that begin with this piece, by table name
+    schemas       schema versions that begin with this piece, by table name; a table that the log
+                  does not know yet begins with its first version
     """
 
     changes: tuple[tuple[str, ChangeBatch], ...]
@@ -84,6 +85,9 @@ class Source(Protocol):
     """One database to capture from. Every method but `check` raises SourceError."""
 
     name: str
+    catches_up: bool
+    """Whether tables added after the first snapshot are read while `stream` runs: their pieces are
+    `incomplete` until then. Otherwise they are refused."""
 
     def check(self) -> list[Finding]:
         """Everything that capture would need, one finding each; never raises."""

@@ -30,6 +30,7 @@ from cdc.capture.reconcile import stale_keys
 from cdc.changes import ChangeBatch, concat, conforms
 from cdc.config import SourceConfig
 from cdc.errors import SchemaChanged, SnapshotNeeded, SourceError
+from cdc.formats.debezium_schema import MYSQL, POSTGRES
 from cdc.frontiers import Frontier
 from cdc.log.api import Log, Producer, Reader, TopicSpec
 from cdc.positions import Lsn, NativePosition, Vector
@@ -160,7 +161,7 @@ class _Agent:
         return found
 
     def _refuse_new_tables(self, newest: Frontier | None) -> None:
-        if newest is None or not newest.positions:
+        if newest is None or not newest.positions or self.source.catches_up:
             return
         known = {t.removeprefix(f"{self.config.name}.") for t in newest.schema_versions}
         new = sorted(set(self.source.tables()) - known)
@@ -185,13 +186,7 @@ class _Agent:
         """Take the snapshot; whether it was completed."""
         tables = self.source.tables()
         topics = [
-            TopicSpec(
-                self._topic(name),
-                self.schemas.get(name, schema),
-                self.partitions,
-                self.config.database,
-            )
-            for name, schema in tables.items()
+            self._spec(name, self.schemas.get(name, schema)) for name, schema in tables.items()
         ]
         self.producer.create_topics(topics)
         self.schemas = {n: self.schemas.get(n, s) for n, s in tables.items()}
@@ -323,6 +318,7 @@ class _Agent:
         batches: dict[str, list[ChangeBatch]] = {}
         base, shift = self.frontier.txn_seq + 1, self.shift
         for piece in pieces:
+            self._new_topics(piece.schemas)
             for table, changes in piece.changes:
                 placed = _placed(self._registered(table, changes), base, shift)
                 batches.setdefault(self._topic(table), []).append(placed)
@@ -338,6 +334,7 @@ class _Agent:
             txn_seq=base - 1,
             commit_us=commit_us,
             resume=last.resume or self._kept_notes(),
+            incomplete=last.incomplete,
         )
         self._append(_joined(batches), record)
         self.shift, self.next_ordinal = shift, 0
@@ -350,6 +347,7 @@ class _Agent:
         """Append a part of a transaction or snapshot, with its resume point."""
         number = self.frontier.txn_seq + 1
         batches: dict[str, list[ChangeBatch]] = {}
+        self._new_topics(piece.schemas)
         for table, changes in piece.changes:
             placed = _placed(self._registered(table, changes), number, self.shift)
             batches.setdefault(self._topic(table), []).append(placed)
@@ -369,7 +367,7 @@ class _Agent:
 
     def _kept_notes(self) -> dict[str, Any]:
         kept = self.frontier.resume
-        return {name: kept[name] for name in ("filenodes", "marks") if name in kept}
+        return {name: kept[name] for name in ("filenodes", "marks", "added") if name in kept}
 
     def _record(
         self,
@@ -394,6 +392,20 @@ class _Agent:
             whole=whole,
             resume=notes,
         )
+
+    def _spec(self, table: str, schema: TableSchema) -> TopicSpec:
+        connector = MYSQL if self.config.type == "mysql" else POSTGRES
+        topic = self._topic(table)
+        return TopicSpec(topic, schema, self.partitions, self.config.database, connector)
+
+    def _new_topics(self, schemas: Mapping[str, TableSchema]) -> None:
+        added = {t: s for t, s in schemas.items() if t not in self.schemas}
+        if added:
+            self.producer.create_topics([self._spec(t, s) for t, s in added.items()])
+            # From an append that did not come to be there may be a topic already.
+            found = {t: self.reader.schema(self._topic(t)) for t in added}
+            self.versions |= {self._topic(t): s.version for t, s in found.items()}
+            self.schemas |= found
 
     def _new_schemas(self, schemas: Mapping[str, TableSchema]) -> None:
         for table, schema in schemas.items():

@@ -55,6 +55,8 @@ class PostgresSource:
     """See cdc.source.Source. `state_path` is the directory for the store of TOAST values;
     `progress` is told `table`, `table_rows`, `table_rows_total`, `table_done` of a snapshot."""
 
+    catches_up = False
+
     def __init__(
         self, config: SourceConfig, state_path: Path, progress: Progress = _silent
     ) -> None:

@@ -32,6 +32,8 @@ class TopicsSource:
     """See cdc.source.Source. `group` is the consumer group that shows its progress to others;
     `progress` is told `table`, `table_rows`, `table_rows_total`, `table_done` at the start."""
 
+    catches_up = False
+
     def __init__(self, config: SourceConfig, group: str, progress: Progress = _silent) -> None:
         self.name, self.broker, self._progress = config.name, TopicsBroker(config, group), progress
         self._chosen: PolledTopics | FencedTopics | None = None
