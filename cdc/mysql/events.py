@@ -361,10 +361,10 @@ class Reader:
     """A cursor over one event's body, for events that are rare. Going past the end: BadData."""
 
     def __init__(self, event: bytes, at: int = HEADER_BYTES) -> None:
-        self._event, self._at = event, at
+        self._event, self.at = event, at
 
     def more(self) -> bool:
-        return self._at < len(self._event)
+        return self.at < len(self._event)
 
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "little")
@@ -379,16 +379,16 @@ class Reader:
         return self.number(_PACKED_BYTES[first])
 
     def take(self, size: int) -> bytes:
-        start, self._at = self._at, self._at + size
-        if self._at > len(self._event):
+        start, self.at = self.at, self.at + size
+        if self.at > len(self._event):
             self._fail()
-        return self._event[start : self._at]
+        return self._event[start : self.at]
 
     def skip(self, size: int) -> None:
         self.take(size)
 
     def rest(self) -> bytes:
-        return self.take(max(0, len(self._event) - self._at))
+        return self.take(max(0, len(self._event) - self.at))
 
     def _fail(self) -> NoReturn:
         raise malformed("an event that ends too early", self._event)

@@ -4,9 +4,9 @@ UTF-8 and ASCII stay as they are, validated. Text of the single-byte character s
 only is copied as well; otherwise each byte becomes the one to four bytes of its character, by a
 table. The others are decoded by Python's codecs, once per distinct value.
 
-MariaDB's COMPRESSED columns (sql/field.cc, Field_longstr::compress): a first byte 0 means that
-the value follows as it is; otherwise its high half is the method (8: zlib, 9: raw deflate) and
-its low three bits how many bytes the length takes, and these and the compressed value follow.
+MariaDB's COMPRESSED columns (sql/field.cc, compress_zlib): a first byte 0 means that the value
+follows as it is; otherwise its high half is the method (8: zlib), then a bit that says raw deflate,
+and three bits how many bytes the length takes; these and the compressed value follow.
 """
 
 from __future__ import annotations
@@ -141,17 +141,17 @@ def _bytes(slices: Slices) -> list[bytes | None]:
     return found
 
 
-_ZLIB, _RAW_DEFLATE = 8, 9
+_ZLIB, _RAW = 0x80, 0x08
 
 
 def _inflated(value: bytes) -> bytes:
     if not value or value[0] == 0:
         return value[1:]
-    method, size = value[0] >> 4, value[0] & 7
-    if method not in (_ZLIB, _RAW_DEFLATE):
+    if value[0] & 0xF0 != _ZLIB:
         raise BadData(f"a compressed value of an unknown method: {value[:8].hex(' ')}")
+    window_bits = -zlib.MAX_WBITS if value[0] & _RAW else zlib.MAX_WBITS
     try:
-        return zlib.decompress(value[1 + size :], 15 if method == _ZLIB else -15)
+        return zlib.decompress(value[1 + (value[0] & 7) :], window_bits)
     except zlib.error as error:
         raise BadData(f"a compressed value that is damaged: {error}") from error
 
