@@ -1,4 +1,4 @@
-"""What Debezium's Postgres connector makes of a table: the schemas of its key, row and envelope.
+"""What Debezium's connectors make of a table: the schemas of its key, row and envelope.
 
 Names, types and order are those that Debezium 3.7.0 wrote when it was run against a table of all
 types (tests/unit/golden_debezium). Per type, by default:
@@ -29,6 +29,17 @@ Where we differ, and why:
 * numeric with a negative scale is VariableScaleDecimal. Debezium misreads it as a scale of 2046.
 * money, bit, timetz, hstore, geometric and other types travel as the text that Postgres prints,
   in a plain string; enums too, since their labels are not part of our schemas.
+
+Of MySQL and MariaDB (`connector` "mysql"), whose rows have the types of cdc/mysql/types.py,
+Debezium writes differently by default:
+
+    bigint unsigned      int64, so 2^64-1 is -1; ours is Decimal(20, 0), its "precise"
+    bit(n), n > 1        Bits, little endian; ours is plain bytes as SELECT gives them: big endian
+    time                 MicroTime, an int64; ours is Interval, text as Postgres prints it
+    datetime(0..3)       Timestamp, ms; ours is MicroTimestamp, whatever its fraction
+    year                 io.debezium.time.Year; ours is a plain int32
+    enum, set            strings named io.debezium.data.Enum, .EnumSet; ours are plain strings
+    geometry             a struct of wkb and srid; ours is WKB in bytes, EWKB where there is an SRID
 """
 
 from __future__ import annotations
@@ -82,35 +93,54 @@ _LONG = Schema("int64")
 _OPTIONAL_LONG = optional(_LONG)
 _SNAPSHOT = "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"
 
-SOURCE = Schema(
-    "struct",
-    name="io.debezium.connector.postgresql.Source",
-    version=1,
-    fields=(
-        ("version", _STRING),
-        ("connector", _STRING),
-        ("name", _STRING),
-        ("ts_ms", _LONG),
-        (
-            "snapshot",
-            Schema(
-                "string", True, "io.debezium.data.Enum", 1, (("allowed", _SNAPSHOT),),
-                default="false",
-            ),
+_OF_EVERY_SOURCE = (
+    ("version", _STRING),
+    ("connector", _STRING),
+    ("name", _STRING),
+    ("ts_ms", _LONG),
+    (
+        "snapshot",
+        Schema(
+            "string", True, "io.debezium.data.Enum", 1, (("allowed", _SNAPSHOT),), default="false"
         ),
-        ("db", _STRING),
-        ("sequence", optional(_STRING)),
-        ("ts_us", _OPTIONAL_LONG),
-        ("ts_ns", _OPTIONAL_LONG),
-        ("schema", _STRING),
-        ("table", _STRING),
-        ("txId", _OPTIONAL_LONG),
-        ("lsn", _OPTIONAL_LONG),
-        ("xmin", _OPTIONAL_LONG),
-        ("origin", optional(_STRING)),
-        ("origin_lsn", _OPTIONAL_LONG),
     ),
-)  # fmt: skip
+    ("db", _STRING),
+    ("sequence", optional(_STRING)),
+    ("ts_us", _OPTIONAL_LONG),
+    ("ts_ns", _OPTIONAL_LONG),
+)
+_OF_POSTGRES = (
+    ("schema", _STRING),
+    ("table", _STRING),
+    ("txId", _OPTIONAL_LONG),
+    ("lsn", _OPTIONAL_LONG),
+    ("xmin", _OPTIONAL_LONG),
+    ("origin", optional(_STRING)),
+    ("origin_lsn", _OPTIONAL_LONG),
+)
+_OF_MYSQL = (
+    ("table", optional(_STRING)),
+    ("server_id", _LONG),
+    ("gtid", optional(_STRING)),
+    ("file", _STRING),
+    ("pos", _LONG),
+    ("row", Schema("int32")),
+    ("thread", _OPTIONAL_LONG),
+    ("query", optional(_STRING)),
+)
+
+POSTGRES, MYSQL = "postgresql", "mysql"
+SOURCES = {
+    name: Schema(
+        "struct",
+        name=f"io.debezium.connector.{name}.Source",
+        version=1,
+        fields=(*_OF_EVERY_SOURCE, *own),
+    )
+    for name, own in ((POSTGRES, _OF_POSTGRES), (MYSQL, _OF_MYSQL))
+}
+"""The source block, by connector."""
+SOURCE = SOURCES[POSTGRES]
 
 TRANSACTION = Schema(
     "struct",
@@ -122,7 +152,9 @@ TRANSACTION = Schema(
 
 
 @lru_cache(maxsize=256)
-def topic_schemas(topic: str, table: TableSchema, options: Options) -> TopicSchemas:
+def topic_schemas(
+    topic: str, table: TableSchema, options: Options, connector: str = POSTGRES
+) -> TopicSchemas:
     """The schemas of the topic's records. BadData when two columns would have one name."""
     spell: Callable[[str], str] = adjusted_path if options.names == "avro" else str
     name = spell(topic)
@@ -144,7 +176,7 @@ def topic_schemas(topic: str, table: TableSchema, options: Options) -> TopicSche
         fields=(
             ("before", optional(row)),
             ("after", optional(row)),
-            ("source", SOURCE),
+            ("source", SOURCES[connector]),
             ("transaction", TRANSACTION),
             ("op", _STRING),
             ("ts_ms", _OPTIONAL_LONG),

@@ -24,7 +24,7 @@ from cdc import ragged
 from cdc.changes import ChangeBatch, D, R
 from cdc.formats import sequence
 from cdc.formats.connect_values import Constant, Structs, Values, to_connect
-from cdc.formats.debezium_schema import Options, TopicSchemas, field_name
+from cdc.formats.debezium_schema import MYSQL, POSTGRES, Options, TopicSchemas, field_name
 from cdc.ragged import Bools, Int64s
 from cdc.schema import TableSchema
 
@@ -38,7 +38,7 @@ class Origin:
     name: str
     database: str
     version: str
-    connector: str = "postgresql"
+    connector: str = POSTGRES
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +144,9 @@ def _before(
 
 
 def _source(changes: ChangeBatch, origin: Origin, details: Details) -> Structs:
-    schema, _, table = changes.schema.name.rpartition(".")
+    mysql = origin.connector == MYSQL
+    schema, _, table = changes.schema.name.partition(".")
     commit_us = changes.commit_us
-    null = Constant(None)
     return Structs(
         {
             "version": Constant(origin.version),
@@ -154,19 +154,50 @@ def _source(changes: ChangeBatch, origin: Origin, details: Details) -> Structs:
             "name": Constant(origin.name),
             "ts_ms": pa.array(commit_us // 1000),
             "snapshot": _snapshot(changes),
-            "db": Constant(origin.database),
+            "db": Constant(schema if mysql else origin.database),
             "sequence": sequence.written(changes.txn_seq, changes.ordinal, changes.schema.version),
             "ts_us": pa.array(commit_us),
             "ts_ns": pa.array(commit_us * 1000),
-            "schema": Constant(schema),
-            "table": Constant(table),
-            "txId": null if details.tx_id is None else pa.array(details.tx_id),
-            "lsn": null if details.lsn is None else pa.array(details.lsn),
-            "xmin": null,
-            "origin": null,
-            "origin_lsn": null,
+            **(_mysql(table) if mysql else _postgres(schema, table, details)),
         }
     )
+
+
+def _postgres(schema: str, table: str, details: Details) -> dict[str, Values]:
+    null = Constant(None)
+    return {
+        "schema": Constant(schema),
+        "table": Constant(table),
+        "txId": null if details.tx_id is None else pa.array(details.tx_id),
+        "lsn": null if details.lsn is None else pa.array(details.lsn),
+        "xmin": null,
+        "origin": null,
+        "origin_lsn": null,
+    }
+
+
+def _mysql(table: str) -> dict[str, Values]:
+    """The place in the binlog is that of a snapshot's rows in Debezium: the log has one for a whole
+    frontier, and what orders changes is `sequence`."""
+    null = Constant(None)
+    return {
+        "table": Constant(table),
+        "server_id": Constant(0),
+        "gtid": null,
+        "file": Constant(""),
+        "pos": Constant(0),
+        "row": Constant(0),
+        "thread": null,
+        "query": null,
+    }
+
+
+def _times(at_us: Int64s) -> tuple[Values, Values, Values]:
+    """As milliseconds, microseconds, nanoseconds."""
+    if ragged.same(at_us):
+        only_us = int(at_us[0])
+        return Constant(only_us // 1000), Constant(only_us), Constant(only_us * 1000)
+    return pa.array(at_us // 1000), pa.array(at_us), pa.array(at_us * 1000)
 
 
 def _snapshot(changes: ChangeBatch) -> Values:

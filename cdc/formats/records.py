@@ -20,7 +20,7 @@ from cdc.formats import avro_read, avro_write, json_write
 from cdc.formats.avro_few import Selection
 from cdc.formats.connect_schema import Schema, adjusted, avro_json
 from cdc.formats.connect_values import Structs
-from cdc.formats.debezium_schema import Options, TopicSchemas, topic_schemas
+from cdc.formats.debezium_schema import POSTGRES, Options, TopicSchemas, topic_schemas
 from cdc.formats.envelope import (
     NO_DETAILS,
     Details,
@@ -79,7 +79,7 @@ def envelope_records(
     that the format cannot carry exactly.
     """
     options = _named_for(form, options)
-    schemas = topic_schemas(topic, changes.schema, options)
+    schemas = topic_schemas(topic, changes.schema, options, origin.connector)
     values = envelope_values(changes, schemas, options, origin, now_us, details)
     keys = _keys(changes, schemas, form, options)
     texts = encoded(schemas.envelope, values, changes.num_rows, form, key=False)
@@ -142,11 +142,16 @@ class AvroWriter:
 
 
 def avro_schemas(
-    topic: str, table: TableSchema, options: Options, *, plain_rows: bool = False
+    topic: str,
+    table: TableSchema,
+    options: Options,
+    *,
+    plain_rows: bool = False,
+    connector: str = POSTGRES,
 ) -> AvroWriter:
     """What a registry is given for the subjects `<topic>-key` and `<topic>-value`: the schemas of
     `envelope_records`, or of `row_records`."""
-    schemas = topic_schemas(topic, table, replace(options, names="avro"))
+    schemas = topic_schemas(topic, table, replace(options, names="avro"), connector)
     value = schemas.row if plain_rows else schemas.envelope
     return AvroWriter(json.dumps(avro_json(schemas.key)), json.dumps(avro_json(value)))
 

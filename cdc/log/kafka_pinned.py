@@ -135,7 +135,7 @@ def _check_ids(schemas: SchemaTopic, entry: TopicEntry, log: LogConfig) -> Itera
     if entry.form.format != "avro" or TopicForm.of(log) != entry.form:
         return
     name = log.topic_prefix + entry.name
-    written = writers(name, entry.newest.schema, entry.form, is_view=entry.is_view)
+    written = writers(name, entry.newest.schema, entry)
     ids = open_ids(log.schema_registry, log.registry_config, schemas)
     try:
         found = ids.schema(entry.newest.value_id)

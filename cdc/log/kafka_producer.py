@@ -155,7 +155,7 @@ class KafkaProducer:
         key_id = value_id = -1
         if entry.form.format == "avro":
             subject = self._broker.name(entry.name)
-            found = writers(subject, schema, entry.form, is_view=entry.is_view)
+            found = writers(subject, schema, entry)
             key_id = self._ids.register(f"{subject}-key", found.key)
             value_id = self._ids.register(f"{subject}-value", found.value)
             _check_key_id(entry, key_id)

@@ -112,9 +112,15 @@ class TopicEntry:
         return {version.value_id: version for version in self.versions.values()}
 
 
-def writers(name: str, table: TableSchema, form: TopicForm, *, is_view: bool) -> AvroWriter:
+def writers(name: str, table: TableSchema, entry: TopicEntry) -> AvroWriter:
     """The schemas to register for the topic's subjects; `name` is with the log's prefix."""
-    found = avro_schemas(name, table, form.options, plain_rows=is_view)
+    found = avro_schemas(
+        name,
+        table,
+        entry.form.options,
+        plain_rows=entry.is_view,
+        connector=entry.origin.connector,
+    )
     value = {**json.loads(found.value), VERSION_PROPERTY: table.version}
     return AvroWriter(found.key, json.dumps(value))
 
