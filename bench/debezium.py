@@ -164,7 +164,7 @@ def kafka_broker() -> Iterator[Broker]:
 def connect_worker(broker: Broker) -> Iterator[ConnectWorker]:
     """A worker as the recipe has it."""
     with tempfile.TemporaryDirectory(prefix="cdc-bench-connect-") as folder:
-        worker = start_connect(Path(folder), broker.bootstrap, HEAP, offset_flush_ms=5000)
+        worker = start_connect(Path(folder), broker.bootstrap, HEAP, offset_flush_ms=5000, jvm=())
         try:
             yield worker
         finally:

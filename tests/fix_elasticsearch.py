@@ -95,7 +95,7 @@ def secured_elasticsearch() -> Iterator[ElasticsearchServer]:
 def _private(version: str | None = None, **more: Any) -> Iterator[ElasticsearchServer]:
     folder = Path(tempfile.mkdtemp(prefix="cdc-elasticsearch-"))
     try:
-        server = start_elasticsearch(folder, version, **more)
+        server = start_elasticsearch(folder, version, quick=True, **more)
         try:
             yield server
         finally:

@@ -24,7 +24,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from tests.services.kafka import Broker, Security, make_security, start_kafka
+from tests.services.kafka import SHORT_SESSIONS, Broker, Security, make_security, start_kafka
 
 PASSWORDS = {"cdc": "s3cret-of-cdc", "guest": "s3cret-of-guest"}
 
@@ -32,7 +32,7 @@ PASSWORDS = {"cdc": "s3cret-of-cdc", "guest": "s3cret-of-guest"}
 @pytest.fixture(scope="module")
 def module_kafka() -> Iterator[Broker]:
     with _folder() as folder:
-        broker = start_kafka(folder, quick=True)
+        broker = start_kafka(folder, SHORT_SESSIONS, quick=True)
         yield broker
         broker.stop()
 

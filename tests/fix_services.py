@@ -144,7 +144,7 @@ def kafka_bootstrap(request: pytest.FixtureRequest) -> Iterator[str]:
         return
     folder = Path(tempfile.mkdtemp(prefix="cdc-kafka-"))
     try:
-        broker = start_kafka(folder)
+        broker = start_kafka(folder, quick=True)
         try:
             yield broker.bootstrap
         finally:

@@ -57,7 +57,7 @@ def busy_cleaner() -> Iterator[str]:
     """The address of a broker that looks for something to clean ten times a second."""
     folder = Path(tempfile.mkdtemp(prefix="cdc-kafka-"))
     try:
-        broker = start_kafka(folder, {"log.cleaner.backoff.ms": "100"})
+        broker = start_kafka(folder, {"log.cleaner.backoff.ms": "100"}, quick=True)
         try:
             yield broker.bootstrap
         finally:

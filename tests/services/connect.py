@@ -31,7 +31,7 @@ from demo.server_process import (
     free_port,
     start_process,
 )
-from tests.services import kafka
+from tests.services import java, kafka
 from tests.services.debezium import (
     AVRO_CONVERTER,
     Converter,
@@ -232,7 +232,11 @@ class Debezium:
 
 
 def start_connect(
-    folder: Path, bootstrap: str, heap: str = HEAP, offset_flush_ms: int = 200
+    folder: Path,
+    bootstrap: str,
+    heap: str = HEAP,
+    offset_flush_ms: int = 200,
+    jvm: Sequence[str] = java.QUICK,
 ) -> ConnectWorker:
     """Start a worker that keeps nothing but its log under `folder`; its internal topics on the
     broker have a name of their own. Raises ServerFailed."""
@@ -245,7 +249,7 @@ def start_connect(
     logging.write_text(_LOGGING)
     process = start_process(
         ["java", f"-Dlog4j2.configurationFile=file:{logging}", "-cp", f"{jars}/*",
-         f"-Xmx{heap}",
+         *jvm, f"-Xmx{heap}",
          "org.apache.kafka.connect.cli.ConnectDistributed", str(properties)],
         log=folder / "connect.log",
     )  # fmt: skip

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from demo.embedded_postgres import as_ordinary_user
 from demo.server_process import ServerFailed, ServerProcess, free_port, start_process
+from tests.services import java
 from tests.services.maven import cached, copy_artifact
 
 # version -> the oldest Java that it runs on
@@ -34,13 +35,15 @@ _ARTIFACT = "org.elasticsearch.distribution.integ-test-zip:elasticsearch"
 @dataclass(frozen=True)
 class ElasticsearchServer:
     """A server that keeps everything under `folder`; it can be stopped and started again.
-    `files` go into its configuration's folder, by name."""
+    `files` go into its configuration's folder, by name. A `quick` one starts with less work
+    (tests/services/java.py)."""
 
     folder: Path
     version: str
     port: int
     settings: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    quick: bool = False
     _running: list[ServerProcess] = field(default_factory=list)
 
     @property
@@ -56,6 +59,10 @@ class ElasticsearchServer:
             "ES_TMPDIR": str(_folder(self.folder / "tmp")),
             "ES_JAVA_OPTS": f"-Xms{HEAP} -Xmx{HEAP}",
         }
+        if self.quick:
+            # Its own options choose a collector, and there may be only one.
+            environment["ES_JAVA_OPTS"] += f" -XX:-UseG1GC {' '.join(java.QUICK)}"
+            environment["CLI_JAVA_OPTS"] = " ".join(java.QUICK)
         process = start_process(
             as_ordinary_user([str(home / "bin" / "elasticsearch")]),
             log=self.folder / "elasticsearch.log",
@@ -90,11 +97,12 @@ def start_elasticsearch(
     version: str | None = None,
     settings: Sequence[str] = (),
     files: Mapping[str, str] | None = None,
+    quick: bool = False,
 ) -> ElasticsearchServer:
     """Start an empty server, by default of the newest version that a JDK here runs. `settings` are
     lines of elasticsearch.yml. Raises ServerFailed."""
     chosen = version or newest_version()
-    server = ElasticsearchServer(folder, chosen, free_port(), tuple(settings), files or {})
+    server = ElasticsearchServer(folder, chosen, free_port(), tuple(settings), files or {}, quick)
     server.start()
     return server
 

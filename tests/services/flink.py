@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from demo.server_process import ServerFailed
+from tests.services import java
 from tests.services.maven import cached, copy_artifact
 
 VERSION = "2.2.1"
@@ -141,7 +142,7 @@ def start_flink(folder: Path, heap: str = HEAP) -> Flink:
     opened = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED]
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            ["java", *opened, f"-Xmx{heap}", f"-Djava.io.tmpdir={folder}",
+            ["java", *java.QUICK, *opened, f"-Xmx{heap}", f"-Djava.io.tmpdir={folder}",
              f"-Dlog4j2.configurationFile=file:{logging}", "-cp", f"{jars}/*",
              str(_PROGRAM), *_SETTINGS],
             stdin=subprocess.PIPE,

@@ -28,15 +28,16 @@ from demo.server_process import (
     start_process,
     wait_until,
 )
+from tests.services import java
 from tests.services.maven import cached, copy_dependencies
 
 VERSION = "4.3.1"
 HEAP = "512m"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
-QUICK_SETTINGS = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "300"}
-"""The controller lets a killed broker in again once the dead one's session has ended."""
-QUICK_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+SHORT_SESSIONS = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "300"}
+"""For brokers to be killed: the controller lets one in again once the dead one's session has
+ended."""
 ADMIN = "ANONYMOUS"
 """Whoever comes through the listener without TLS: the broker itself, and tests that set it up."""
 
@@ -137,21 +138,19 @@ def start_kafka(
     quick: bool = False,
 ) -> Broker:
     """Start an empty broker that keeps everything under `folder`; `settings` are added to
-    server.properties. A `quick` one starts sooner, again too, and is slower afterwards. Raises
+    server.properties. A `quick` one starts with less work (tests/services/java.py). Raises
     ServerFailed."""
     port, internal, controller = free_port(), free_port(), free_port()
     found = _properties(folder, port, controller)
     if security is not None:
         found |= _secured(port, internal, controller, security)
-    if quick:
-        found |= QUICK_SETTINGS
     found |= settings or {}
     text = "".join(f"{name}={value}\n" for name, value in found.items())
     Path(_file(folder)).write_text(text)
     (folder / "log4j2.properties").write_text(_LOGGING)
     _format(folder, security.passwords if security else {})
     inside = internal if security is not None else port
-    jvm = QUICK_JVM if quick else (f"-Xms{HEAP}",)
+    jvm = java.QUICK if quick else (f"-Xms{HEAP}",)
     broker = Broker(folder, f"127.0.0.1:{port}", f"127.0.0.1:{inside}", jvm)
     broker.start()
     return broker
@@ -172,12 +171,12 @@ def _jars() -> str:
 
 def config_tool() -> list[str]:
     """What kafka-configs.sh runs."""
-    return ["java", *QUICK_JVM, "-Xmx128m", "-cp", _jars(), "kafka.admin.ConfigCommand"]
+    return ["java", *java.QUICK, "-Xmx128m", "-cp", _jars(), "kafka.admin.ConfigCommand"]
 
 
 def _format(folder: Path, passwords: Mapping[str, str]) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    tool = [*QUICK_JVM, "-Xmx128m", "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}"]
+    tool = [*java.QUICK, "-Xmx128m", "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}"]
     users = [f"SCRAM-SHA-512=[name={n},password={p}]" for n, p in passwords.items()]
     _run([*_java(folder), *tool, "-c", _file(folder), *(f"--add-scram={user}" for user in users)])
 

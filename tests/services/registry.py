@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from demo.server_process import ServerProcess, free_port, start_process
+from tests.services import java
 from tests.services.maven import cached, copy_artifact
 
 VERSION = "3.0.9"
@@ -55,7 +56,7 @@ class Registry:
         }
         process = start_process(
             [
-                *("java", f"-Xmx{HEAP}"),
+                *("java", *java.QUICK, f"-Xmx{HEAP}"),
                 *(f"-D{name}={value}" for name, value in settings.items()),
                 *("-jar", str(home / f"apicurio-registry-app-{VERSION}-runner.jar")),
             ],
