@@ -67,10 +67,12 @@ def decoded_envelopes(
     read_keys: ReadKeys,
     table: TableSchema,
     timestamps_us: Int64s | None = None,
+    positions: sequence.Sequences | None = None,
 ) -> Decoded:
     """The changes of records whose values (those where `here`) were read as `envelopes`.
 
-    `timestamps_us` are the records' own, for tombstones that stand alone.
+    `timestamps_us` are the records' own, for tombstones that stand alone; `positions` those in the
+    values' `source`, where they have been read.
     """
     present = np.flatnonzero(here)
     op = np.full(len(here), D, np.uint8)
@@ -89,7 +91,8 @@ def decoded_envelopes(
         _put_keys(rows, table, deleted, read_keys(record[deleted]), old, place)
     batch = pa.RecordBatch.from_arrays(rows, schema=table.arrow)
     before, has_before = _before(old, table, len(present), place, op == D)
-    position, commit_us = _source(envelopes, len(present))
+    position = positions or _positions(envelopes, len(present))
+    commit_us = _commit_us(envelopes, len(present))
     if not ragged.every(position.ours):
         _check_complete(batch)
     stamps = np.zeros(len(here), np.int64) if timestamps_us is None else timestamps_us
@@ -273,16 +276,23 @@ def _check_complete(rows: pa.RecordBatch) -> None:
                 )
 
 
-def _source(envelopes: Read, count: int) -> tuple[sequence.Sequences, Int64s]:
-    """The positions, and the commit times in microseconds."""
+def _source_fields(envelopes: Read) -> dict[str, Values]:
     source = envelopes.field("source")
-    fields: dict[str, Values] = {} if source is None else source.values.fields
-    positions = sequence.read(fields.get("sequence"), count)
+    return {} if source is None else source.values.fields
+
+
+def _positions(envelopes: Read, count: int) -> sequence.Sequences:
+    return sequence.read(_source_fields(envelopes).get("sequence"), count)
+
+
+def _commit_us(envelopes: Read, count: int) -> Int64s:
+    """The commit times in microseconds."""
+    fields = _source_fields(envelopes)
     for values, factor in (
         (fields.get("ts_us"), 1),
         (fields.get("ts_ms"), 1000),
         (envelopes.values.fields.get("ts_ms"), 1000),
     ):
         if isinstance(values, pa.Array) and not values.null_count:
-            return positions, np.asarray(values).astype(np.int64) * factor
-    return positions, np.zeros(count, np.int64)
+            return np.asarray(values).astype(np.int64) * factor
+    return np.zeros(count, np.int64)

@@ -24,7 +24,7 @@ from cdc.formats.connect_values import Constant, Structs, Values
 from cdc.formats.debezium_schema import SOURCE, Options, column_schema
 from cdc.formats.envelope_read import Decoded, Read, decoded_envelopes, decoded_rows
 from cdc.formats.json_read import Objects
-from cdc.formats.json_template import Path
+from cdc.formats.json_shape import Path
 from cdc.ragged import Bools, Int64s
 from cdc.schema import TableSchema
 
@@ -95,9 +95,10 @@ def _read_piece(
 ) -> list[Decoded]:
     piece = values.slice(start, stop - start)
     here = np.asarray(piece.is_valid())
-    payload, kind = _payload(_present(piece, here), _in_envelope)
+    payload, kind = _payload(_present(piece, here), _in_envelope, _beside_rows)
     source = _source(payload)
-    versions = sequence.read(source.fields.get("sequence"), payload.rows).version
+    positions = sequence.read(source.fields.get("sequence"), payload.rows)
+    versions = positions.version
     changes = np.flatnonzero(np.diff(versions)) + 1
     if len(changes):
         cuts = [start, *(start + np.flatnonzero(here)[changes]).tolist(), stop]
@@ -110,7 +111,9 @@ def _read_piece(
     envelopes = _envelopes(payload, kind, source, table, options)
     own_keys = keys.slice(start, stop - start)
     read_keys = partial(_read_keys, own_keys, table, options)
-    found = decoded_envelopes(own_keys, here, envelopes, read_keys, table, stamps[start:stop])
+    found = decoded_envelopes(
+        own_keys, here, envelopes, read_keys, table, stamps[start:stop], positions
+    )
     return [replace(found, record=found.record + start)]
 
 
@@ -121,19 +124,27 @@ def _present(values: pa.Array, here: Bools) -> pa.Array:
     return pa.concat_arrays([values, values.slice(0, 0)]) if values.offset else values
 
 
-def _payload(texts: pa.Array, wanted: Callable[[Path], bool]) -> tuple[Objects, Schema]:
+def _payload(
+    texts: pa.Array,
+    wanted: Callable[[Path], bool],
+    in_tail: Callable[[str], bool] = lambda _: False,
+) -> tuple[Objects, Schema]:
     """The records' members, and their own schema where they carry one."""
     if len(texts):
         found = json_read.without_schemas(texts)
         if found is not None:
-            return json_read.objects(found[0], wanted), found[1]
-    return json_read.objects(texts, wanted), _NO_SCHEMA
+            return json_read.objects(found[0], wanted, in_tail), found[1]
+    return json_read.objects(texts, wanted, in_tail), _NO_SCHEMA
 
 
 def _in_envelope(path: Path) -> bool:
     if path[0] == "source":
         return path[-1] in _SOURCE_FIELDS
     return path[0] in ("before", "after", "op", "ts_ms")
+
+
+def _beside_rows(name: str) -> bool:
+    return name not in ("before", "after")
 
 
 def _everything(path: Path) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,9 @@ from cdc.errors import BadData
 from cdc.formats.connect_schema import DECIMAL, Schema
 from cdc.formats.connect_values import Constant, Lists, Structs, Values
 from cdc.formats.json_few import FEW, PLAIN_DECIMAL, Parsed, parsed
-from cdc.formats.json_template import Aligned, Irregular, Path, aligned
+from cdc.formats.json_shape import Irregular, Path
+from cdc.formats.json_template import Aligned, aligned
+from cdc.json_integers import integers
 from cdc.json_strings import unescaped
 from cdc.json_tokens import Members, elements, members
 from cdc.json_tokens import Values as Places
@@ -45,14 +47,18 @@ Objects = Members | Aligned | Parsed
 _MANY = 16
 
 
-def objects(texts: pa.Array, wanted: Callable[[Path], bool]) -> Objects:
+def objects(
+    texts: pa.Array,
+    wanted: Callable[[Path], bool],
+    in_tail: Callable[[str], bool] = lambda _: False,
+) -> Objects:
     """The members of JSON objects: binary or string, offset 0, none null. If there are many and
-    they are alike, only those whose path is `wanted`."""
+    they are alike, only those whose path is `wanted`; `in_tail`: members that hardly differ."""
     if len(texts) <= FEW:
         return parsed(texts.to_pylist())
     if len(texts) > _MANY:
         try:
-            return aligned(texts, wanted)
+            return aligned(texts, wanted, in_tail)
         except Irregular:
             pass
     return members(texts)
@@ -129,6 +135,9 @@ def _values(places: Places, kind: Schema) -> tuple[Values, Schema]:
         return _structs(places, kind), kind
     if kind.items is not None:
         return _lists(places, kind)
+    read = _PLAINLY.get(kind.type)
+    if read is not None and (found := read(places)) is not None:
+        return found, kind
     texts = ragged.text(places.slices(marks=False))
     if kind.type == "string":
         _require(places, places.is_string | places.is_null, texts, "a string")
@@ -142,6 +151,42 @@ def _values(places: Places, kind: Schema) -> tuple[Values, Schema]:
     if arrow is None:
         raise BadData(f"a {kind.type} cannot be read as a column", hint="exclude the column")
     return json_scalars.parsed(texts, arrow), kind
+
+
+def _integers(places: Places, kind: pa.DataType) -> pa.Array | None:
+    """Plain digits, if there is nothing else that the type does not hold."""
+    if ragged.some(places.is_string):
+        return None
+    valid = ~places.is_null if ragged.some(places.is_null) else None
+    here: Any = slice(None) if valid is None else valid
+    numbers = integers(places.data, places.start[here], places.stop[here])
+    if numbers is None:
+        return None
+    limits = np.iinfo(kind.to_pandas_dtype())
+    if int(numbers.min()) < limits.min or int(numbers.max()) > limits.max:
+        return None
+    column = np.zeros(len(places.start), limits.dtype)
+    column[here] = numbers
+    return ragged.fixed(kind, column, valid)
+
+
+def _booleans(places: Places) -> pa.Array | None:
+    """The words, if there is nothing else."""
+    length = places.stop - places.start
+    if ragged.some(places.is_string | (length < 4)):
+        return None
+    words = ragged.gather(places.data, places.start, "S4")
+    true = (length == 4) & (words == b"true")
+    false = (length == 5) & (words == b"fals") & (places.data[places.stop - 1] == ord("e"))
+    if not ragged.every(true | false | places.is_null):
+        return None
+    return ragged.booleans(true, ~places.is_null if ragged.some(places.is_null) else None)
+
+
+_PLAINLY: dict[str, Callable[[Places], pa.Array | None]] = {
+    "boolean": _booleans,
+    **{name: partial(_integers, kind=_ARROW[name]) for name in ("int8", "int16", "int32", "int64")},
+}
 
 
 def _require(places: Places, good: Bools, texts: pa.Array, what: str) -> None:

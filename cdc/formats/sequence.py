@@ -3,8 +3,7 @@
     ["<txn_seq>","<ordinal>","<schema version>"]      ours
     ["<last commit's LSN>","<LSN>"], [null,"<LSN>"]   Debezium's Postgres connector's
 
-Reading finds every run of digits in the bytes of all texts at once, and sums each run's digits
-times their powers of ten.
+Reading finds every run of digits in the bytes of all texts at once.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ import pyarrow.compute as pc
 
 from cdc import ragged
 from cdc.formats.connect_values import Constant, Values
-from cdc.ragged import Bools, Int64s
+from cdc.json_integers import integers
+from cdc.ragged import Bools, Bytes, Int64s
 
 _PARTS = 3
 _FEW = 4
 _NUMBER = re.compile(r"-?\d+")
-_POWERS = 10 ** np.arange(19, dtype=np.int64)
 _ZERO, _MINUS = ord("0"), ord("-")
 
 
@@ -39,9 +38,12 @@ class Sequences:
 
 def written(txn_seq: Int64s, ordinal: Int64s, version: int) -> pa.Array:
     """The texts of these positions."""
-    numbers = [pa.array(part).cast(pa.string()) for part in (txn_seq, ordinal)]
+    ordinals = pa.array(ordinal).cast(pa.string())
     end = f'","{version}"]'
-    return pc.binary_join_element_wise('["', numbers[0], '","', numbers[1], end, "")
+    if ragged.same(txn_seq):
+        return pc.binary_join_element_wise(f'["{txn_seq[0]}","', ordinals, end, "")
+    txn_seqs = pa.array(txn_seq).cast(pa.string())
+    return pc.binary_join_element_wise('["', txn_seqs, '","', ordinals, end, "")
 
 
 def read(values: Values | None, num_rows: int) -> Sequences:
@@ -51,28 +53,41 @@ def read(values: Values | None, num_rows: int) -> Sequences:
     if num_rows <= _FEW:
         return _read_few(values.to_pylist())
     data, places = ragged.contents(values)
-    data = data[: places[-1]]
-    digit = (data - np.uint8(_ZERO)) < 10
-    before = np.zeros(len(data), np.bool_)
-    before[1:] = digit[:-1]
-    first = np.flatnonzero(digit & ~before)
-    counts = np.searchsorted(first, places[1:]) - np.searchsorted(first, places[:-1])
+    first, behind = _digit_runs(data[: places[-1]])
+    counts = _per_text(first, places)
     ours = counts == _PARTS
     if not ragged.some(ours):
         return _sequences(np.zeros((0, _PARTS), np.int64), ours)
-    behind = np.zeros(len(data), np.bool_)
-    behind[:-1] = digit[1:]
-    last = np.flatnonzero(digit & ~behind)
     if not ragged.every(ours):
         kept = np.repeat(ours, counts)
-        first, last = first[kept], last[kept]
-    numbers = np.zeros(len(first), np.int64)
-    lengths = last - first + 1
-    for place in range(int(lengths.max(initial=0))):
-        here = slice(None) if place < int(lengths.min()) else np.flatnonzero(lengths > place)
-        numbers[here] += (data[last[here] - place] - np.uint8(_ZERO)) * _POWERS[place]
-    negative = (first > 0) & (data[first - 1] == _MINUS)
-    return _sequences(np.where(negative, -numbers, numbers).reshape(-1, _PARTS), ours)
+        first, behind = first[kept], behind[kept]
+    signed = first - (data[np.maximum(first, 1) - 1] == _MINUS)
+    numbers = integers(data, signed, behind)
+    if numbers is None:
+        return _read_few(values.to_pylist())
+    return _sequences(numbers.reshape(-1, _PARTS), ours)
+
+
+def _digit_runs(data: Bytes) -> tuple[Int64s, Int64s]:
+    """Where runs of digits begin, and behind which byte they end."""
+    edges = np.zeros(len(data) + 1, np.bool_)
+    if len(data):
+        digit = (data - np.uint8(_ZERO)) < 10
+        np.not_equal(digit[1:], digit[:-1], out=edges[1:-1])
+        edges[0], edges[-1] = digit[0], digit[-1]
+    runs = np.flatnonzero(edges).reshape(-1, 2)
+    return runs[:, 0], runs[:, 1]
+
+
+def _per_text(at: Int64s, places: Int64s) -> Int64s:
+    """How many of the positions are in each text."""
+    rows = len(places) - 1
+    if len(at) == rows * _PARTS:
+        each = at.reshape(rows, _PARTS)
+        inside = (each[:, 0] >= places[:-1]) & (each[:, -1] < places[1:])
+        if ragged.every(inside):
+            return np.full(rows, _PARTS, np.int64)
+    return np.searchsorted(at, places[1:]) - np.searchsorted(at, places[:-1])
 
 
 def _read_few(texts: list[str | None]) -> Sequences:
