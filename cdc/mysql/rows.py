@@ -180,7 +180,7 @@ def _parts(
 ) -> Iterator[_Part]:
     """The events by their kinds and bitmaps."""
     kind, bitmaps, behind = _head(events[0], table)
-    if _all_begin_alike(events[0], kind, behind, buffer, starts):
+    if len(events) == 1 or _all_begin_alike(events[0], kind, behind, buffer, starts):
         yield _part(table, kind, bitmaps, np.arange(len(events)), starts + behind)
         return
     heads: dict[tuple[int, bytes], list[tuple[int, int]]] = {}
@@ -249,7 +249,8 @@ def _rows_of(part: _Part, events: Sequence[bytes], reader: Reader, ends: Int64s)
         at = row_starts(reader, part.images, part.body, limits)
     except Misfit as misfit:
         raise _first_misfit(part, events, reader, limits) from misfit
-    counts = np.diff(np.searchsorted(at[0], limits), prepend=0)
+    counts = np.searchsorted(at[0], limits)
+    counts[1:] -= counts[:-1].copy()
     return _Rows(part, np.repeat(part.index, counts), tuple(at))
 
 
