@@ -23,7 +23,7 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
     try:
         source, sql = views.source_query(config, tables, PREVIEW, arguments.sql)
         if not can_select(config, source):
-            raise Unsupported(f"'{source}' reads topics, which cannot run a SELECT")
+            raise Unsupported(f"'{source}' cannot run a SELECT of Postgres's SQL")
         limited = f"SELECT * FROM ({sql}) AS preview LIMIT {arguments.limit}"
         for batch in select_once(config.sources[source].url, limited, schema):
             rows += [list(row.values()) for row in batch.to_pylist()]

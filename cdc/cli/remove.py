@@ -1,7 +1,7 @@
 """`cdc remove NAME`: a connector and what it created; what people own is left alone.
 
-source   its slot and publication (or consumer group) on the server, its topics and frontiers in
-         the log, the agent's store
+source   what it has on the server (Postgres: slot and publication; topics: a consumer group; MySQL:
+         nothing), its topics and frontiers in the log, the agent's store
 view     with the whole group it belongs to: their topics, frontiers and state
 sink     its bookkeeping in the store and its positions in the log; never the tables
 """
@@ -18,6 +18,9 @@ from cdc.cli.output import emit
 from cdc.cli.reporting import is_alive, read_status, run_dir, status_path
 from cdc.config import Config
 from cdc.errors import CheckFailed, ConfigError
+
+
+_MADE = {"postgres": "slot, publication, and ", "topics": "consumer group, and ", "mysql": ""}
 
 
 def run(config: Config, arguments: argparse.Namespace) -> int:
@@ -43,10 +46,8 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
 
 def _described(config: Config, kind: str, connector: str) -> str:
     if kind == "source":
-        made = "slot, publication"
-        if config.sources[connector].type == "topics":
-            made = "consumer group"
-        return f"source {connector}: {made}, and its topics in the log"
+        made = _MADE[config.sources[connector].type]
+        return f"source {connector}: {made}its topics in the log"
     if kind == "sink":
         return f"sink {connector}: its position (its tables stay)"
     views = ", ".join(group_views(config, connector))

@@ -5,7 +5,7 @@ what each sink's store says of itself, and what the processes said last. A sourc
 position now, for a short time only; when it does not answer it is `unreachable` and the rest is
 still told. Lag is 0 exactly when nothing is missing; where that cannot be known, because the log is
 not the one that a store was filled from, it is null and `lag_unknown` says why. A source of topics
-is `unfenced` (its cuts are polls), and its lag is in changes, not in bytes.
+is `unfenced` (its cuts are polls). In which unit a lag is told: cdc/cli/lag.py.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from cdc.cli import parts
 from cdc.cli.context import fenced, input_topic, opened_log, opened_source
+from cdc.cli.lag import lag_between, lag_unit
 from cdc.cli.log import frontier_name
 from cdc.cli.output import emit, human_bytes, print_aligned
 from cdc.cli.reporting import read_status, run_dir
@@ -26,7 +27,7 @@ from cdc.config import Config
 from cdc.errors import CdcError, mask_url
 from cdc.frontiers import Frontier
 from cdc.log.api import Reader
-from cdc.positions import Lsn, NativePosition, TopicOffsets
+from cdc.positions import NativePosition
 
 SOURCE_TIMEOUT_S = 3.0
 POSITION_MAX = 72
@@ -102,22 +103,13 @@ def _source(config: Config, reader: Reader, name: str, now: NativePosition | Cdc
 def _source_lag(
     frontier: Frontier | None, reached: NativePosition | None, now: NativePosition
 ) -> Facts:
-    """In bytes of a database's log, or in records of topics."""
-    unit = "lag_changes" if isinstance(now, TopicOffsets) else "lag_bytes"
+    unit = lag_unit(now)
     lag: Facts = {"lag_bytes": None, "lag_s": None}
     if frontier is None or reached is None:
         return lag
     if reached.covers(now):
         return lag | {unit: 0, "lag_s": 0.0}
-    return lag | {unit: _between(reached, now), "lag_s": _age_s(frontier)}
-
-
-def _between(reached: NativePosition, now: NativePosition) -> int | None:
-    if isinstance(now, Lsn) and isinstance(reached, Lsn):
-        return now.value - reached.value
-    if isinstance(now, TopicOffsets) and isinstance(reached, TopicOffsets):
-        return now.minus(reached)
-    return None
+    return lag | {unit: lag_between(reached, now), "lag_s": _age_s(frontier)}
 
 
 def _age_s(frontier: Frontier) -> float:
@@ -160,8 +152,8 @@ def _behind_sources(reader: Reader, frontier: Frontier | None) -> Facts:
             return _unknown_lag(f"the log has no frontier of {source}")
         if reached.covers(at):
             continue
-        unit = "lag_changes" if isinstance(at, TopicOffsets) else "lag_bytes"
-        lag[unit] = lag.get(unit, 0) + (_between(reached, at) or 0)
+        unit = lag_unit(at)
+        lag[unit] = lag.get(unit, 0) + (lag_between(reached, at) or 0)
         lag_s = max(lag_s, (newest.commit_us - frontier.commit_us) / 1e6)
     return lag | {"lag_s": round(max(0.0, lag_s), 3)}
 
@@ -269,8 +261,9 @@ def _lag(one: Facts) -> str:
     told = []
     if one.get("lag_bytes") is not None:
         told.append(human_bytes(one["lag_bytes"]))
-    if one.get("lag_changes") is not None:
-        told.append(f"{one['lag_changes']} changes")
+    for unit in ("changes", "transactions"):
+        if one.get(f"lag_{unit}") is not None:
+            told.append(f"{one[f'lag_{unit}']} {unit}")
     if one.get("lag_s") is not None:
         told.append(f"{one['lag_s']:.1f} s")
     return ", ".join(told) or "unknown"

@@ -1,5 +1,5 @@
 """`cdc verify` of views that no one database can compute (SEMANTICS 35): those over several
-sources, and those over topics.
+sources, over MySQL (views are Postgres's SQL), or over topics.
 
 1.  Read the view's rows in the store; the sink's vector says which cut they show.
 2.  The history of frontiers says where each of the view's tables stood in its topic at that cut.
