@@ -1,0 +1,109 @@
+"""The captured tables while their binlog goes by: decoders, schemas, statements, left-out values.
+
+A restart goes on behind a frontier that may stand between an ALTER TABLE and the first rows that
+show what it did. So the statements since then are noted in the frontier, and taken in again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cdc.changes import Bools, ChangeBatch
+from cdc.errors import SchemaChanged, SourceError
+from cdc.mysql.evolution import Evolution, as_table
+from cdc.mysql.rows import TableDecoder, compile_table
+from cdc.mysql.table_maps import resolve, table_map
+from cdc.schema import TableSchema
+
+_NOTES = "statements"
+
+
+class Completion(Protocol):
+    """Fills in what row images leave out."""
+
+    def __call__(
+        self, decoder: TableDecoder, changes: ChangeBatch, unchanged: Mapping[str, Bools]
+    ) -> ChangeBatch:
+        """`changes` with nothing missing. `unchanged[column][row]` marks what was not sent; empty:
+        nothing."""
+        ...
+
+
+def nothing_left_out(
+    decoder: TableDecoder, changes: ChangeBatch, unchanged: Mapping[str, Bools]
+) -> ChangeBatch:
+    """For a server whose row images are complete."""
+    if unchanged:
+        raise SourceError(
+            f"an update came without its values of {', '.join(unchanged)}, though the server's "
+            "binlog_row_image is FULL: a session has another",
+            where=decoder.schema.name,
+            hint="SET GLOBAL binlog_row_image = NOBLOB and run again: values that are left out are "
+            "then kept here; or let no session change it, and take a new snapshot",
+        )
+    return changes
+
+
+@dataclass
+class CapturedTables:
+    """What the stream knows of the tables; `evolution` has their schemas."""
+
+    evolution: Evolution
+    mariadb: bool
+    completion: Completion = nothing_left_out
+    _new: dict[str, TableSchema] = field(default_factory=dict)
+    _statements: list[tuple[str, str, bool]] = field(default_factory=list)
+    _decoders: dict[tuple[str, int, int], TableDecoder] = field(default_factory=dict)
+
+    def resume(self, notes: Mapping[str, Any]) -> None:
+        """Take in what an earlier run noted."""
+        for sql, database, strict in notes.get(_NOTES, ()):
+            self.statement(sql, database, strict=strict)
+
+    def notes(self) -> dict[str, Any]:
+        """For the frontier's `resume`."""
+        return {_NOTES: [list(s) for s in self._statements]} if self._statements else {}
+
+    def taken_new(self) -> dict[str, TableSchema]:
+        """The schema versions that began since the last call."""
+        new, self._new = self._new, {}
+        return new
+
+    def statement(self, sql: str, database: str, *, strict: bool) -> tuple[str, ...]:
+        """A statement comes past; the captured tables that it emptied. Raises as Evolution does."""
+        touched = self._touched()
+        emptied = self.evolution.statement(sql, database, strict=strict)
+        if touched or self._touched():
+            self._statements.append((sql, database, strict))
+        return emptied
+
+    def on_table_map(self, event: bytes) -> TableDecoder | None:
+        """How the rows behind a table map are read; None: not captured. Raises SchemaChanged."""
+        found = table_map(event, mariadb=self.mariadb)
+        known = self.evolution.schemas.get(found.name)
+        if known is None:
+            return None
+        if not found.named and self.evolution.is_touched(found.name):
+            raise SchemaChanged(
+                "the table was altered, and its rows do not say how",
+                where=found.name,
+                hint="SET GLOBAL binlog_row_metadata = FULL: then they do; "
+                f"and cdc remove {self.evolution.source}, cdc run takes a new snapshot",
+            )
+        table = resolve(found, as_table(known))
+        schema = self.evolution.described(table)
+        if schema is not known:
+            self._new[found.name] = schema
+        if self._statements and not self._touched():
+            self._statements.clear()
+        return compile_table(table, schema, self.evolution.zero_dates)
+
+    def complete(
+        self, decoder: TableDecoder, changes: ChangeBatch, unchanged: Mapping[str, Bools]
+    ) -> ChangeBatch:
+        return self.completion(decoder, changes, unchanged)
+
+    def _touched(self) -> bool:
+        return any(map(self.evolution.is_touched, self.evolution.schemas))

@@ -1,0 +1,177 @@
+"""MySQL and MariaDB as a Source: snapshot and binlog. See cdc.source for the contract.
+
+The server keeps nothing for us: how long it has its binlogs is its own business. So there is
+nothing to acknowledge or to remove, and a frontier whose binlog was purged is an error that
+says what to do. Two connections: an ordinary one for the catalog, and the one of the dump while
+streaming. Workers of a snapshot have their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cdc.completion import no_history
+from cdc.config import SourceConfig
+from cdc.errors import SourceError
+from cdc.frontiers import Frontier
+from cdc.mysql import catalog, continuity
+from cdc.mysql.captured import CapturedTables
+from cdc.mysql.catalog import Server
+from cdc.mysql.check import check_source
+from cdc.mysql.connection import Connection, close, connect, source_errors
+from cdc.mysql.dump import Dump
+from cdc.mysql.evolution import Evolution, continued
+from cdc.mysql.foreign_keys import unlogged_actions
+from cdc.mysql.receive import Receiver
+from cdc.mysql.stream import MyStream
+from cdc.mysql.tables import MyTable
+from cdc.mysql.types import table_schema
+from cdc.positions import NativePosition
+from cdc.schema import TableSchema
+from cdc.source import Finding, History, Piece
+
+Progress = Callable[..., None]
+
+
+def _silent(**facts: object) -> None:
+    """Progress that nobody looks at."""
+
+
+class MySqlSource:
+    """See cdc.source.Source. `state_path` is the directory for the store of left-out values;
+    `progress` is told `table`, `table_rows`, `table_rows_total`, `table_done` of a snapshot."""
+
+    catches_up = False
+
+    def __init__(
+        self, config: SourceConfig, state_path: Path, progress: Progress = _silent
+    ) -> None:
+        assert config.mysql is not None
+        self.name, self._config, self._mine = config.name, config, config.mysql
+        self._state_path = state_path
+        self.progress = progress
+        self._connection: Connection | None = None
+        self._receiver: Receiver | None = None
+        self._schemas: Mapping[str, TableSchema] = {}
+        self._history: History = no_history
+        self._tables: dict[str, MyTable] = {}
+
+    def check(self) -> list[Finding]:
+        return check_source(self._config)
+
+    def identity(self) -> str:
+        return continuity.identity(self._server())
+
+    def tables(self) -> Mapping[str, TableSchema]:
+        with source_errors(self._config.url):
+            found = catalog.read_tables(self._catalog(), self._config.tables)
+        return {name: self._schema(table) for name, table in found.items()}
+
+    def open(
+        self,
+        frontier: Frontier | None,
+        schemas: Mapping[str, TableSchema] | None = None,
+        history: History | None = None,
+    ) -> None:
+        self._schemas, self._history = schemas or {}, history or no_history
+        with source_errors(self._config.url):
+            connection, server = self._catalog(), self._server()
+            self._require_rows(server)
+            self._tables = catalog.read_tables(connection, self._config.tables)
+            catalog.require_keys(self._tables)
+            for table in self._tables.values():
+                self._require_logged(table)
+            if frontier is not None and frontier.positions:
+                kept = continuity.kept(connection, server)
+                wrong = continuity.verdict(server, kept, frontier, self.name)
+                if wrong is not None:
+                    raise wrong
+
+    def _require_rows(self, server: Server) -> None:
+        """The settings without which the binlog does not hold every change as rows."""
+        wanted = {
+            "log_bin": ("ON" if server.log_bin else "OFF", ("ON",)),
+            "binlog_format": (server.binlog_format, ("ROW",)),
+            "binlog_row_image": (
+                server.row_image,
+                ("FULL", "NOBLOB", *(("MINIMAL",) if self._mine.minimal_row_image else ())),
+            ),
+            "binlog_row_value_options": (server.row_value_options, ("",)),
+        }
+        for name, (value, allowed) in wanted.items():
+            if value not in allowed:
+                raise SourceError(
+                    f"{name} is '{value}': the binlog does not hold every change as a whole row",
+                    where=f"{self.name}, {server.product}",
+                    hint=f"SET GLOBAL {name} = '{allowed[0]}' (log_bin: at its start), and let "
+                    "every session begin anew",
+                )
+
+    def _require_logged(self, table: MyTable) -> None:
+        actions = unlogged_actions(self._catalog(), table)
+        if actions:
+            raise SourceError(
+                f"its rows change by a foreign key's {', '.join(actions)}, which the binlog does "
+                "not hold",
+                where=table.name,
+                hint="drop the action and let the application or a trigger do it, or leave the "
+                "table out",
+            )
+
+    def snapshot(self, tables: Sequence[str], max_piece_bytes: int) -> Iterator[Piece]:
+        raise NotImplementedError
+
+    def stream(
+        self, frontier: Frontier, max_piece_bytes: int, max_wait_s: float
+    ) -> Iterator[Piece]:
+        position = frontier.positions[self.name]
+        dump = Dump(
+            self._mine.server_id, position, self._mine.heartbeat_s, self.name, self._config.url
+        )
+        server = self._server()
+        schemas = {n: self._schemas.get(n) or self._schema(t) for n, t in self._tables.items()}
+        fold = server.settings.get("lower_case_table_names", "0") != "0"
+        evolution = Evolution(self.name, schemas, self._mine.zero_dates, fold)
+        captured = CapturedTables(evolution, server.mariadb)
+        captured.resume(frontier.resume)
+        with source_errors(self._config.url):
+            receiver = self._receiver = Receiver(connect(self._config.url), dump)
+            stream = MyStream(receiver, captured, frontier, self.name)
+            yield from stream.pieces(max_piece_bytes, max_wait_s)
+
+    def acknowledge(self, position: NativePosition) -> None:
+        """The server keeps its binlogs as long as its settings say."""
+
+    def current_position(self) -> NativePosition:
+        with source_errors(self._config.url):
+            server = self._server()
+            return catalog.current_point(self._catalog(), server.flavour).position(server)
+
+    def place_barrier(self) -> NativePosition:
+        """The server's position now: the stream comes past it, and says so when it is idle."""
+        return self.current_position()
+
+    def remove(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        if self._receiver is not None:
+            self._receiver.close()
+            self._receiver = None
+        if self._connection is not None:
+            close(self._connection)
+            self._connection = None
+
+    def _schema(self, table: MyTable) -> TableSchema:
+        """The log's newest version where the table still has it, else its successor."""
+        return continued(self._schemas.get(table.name), table_schema(table, self._mine.zero_dates))
+
+    def _catalog(self) -> Connection:
+        if self._connection is None or not self._connection.open:
+            self._connection = connect(self._config.url)
+        return self._connection
+
+    def _server(self) -> Server:
+        with source_errors(self._config.url):
+            return catalog.server(self._catalog())
