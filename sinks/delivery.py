@@ -50,6 +50,8 @@ class Feed:
     name: str
     inputs: tuple[tuple[str, str, str], ...]
     """(input name, topic, frontier name)"""
+    listed: frozenset[str] = frozenset()
+    """Topics of tables that their source will have, as the file lists them."""
 
     def topics(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -147,7 +149,8 @@ class Delivery:
     def _refuse_unknown(self, missing: Collection[str]) -> None:
         """A source's first frontier names all of its tables' topics."""
         for name, topic, source in self._feed.inputs:
-            if topic not in missing or topic == source:  # a view's topic has its frontier's name
+            # A view's topic has its frontier's name.
+            if topic not in missing or topic == source or topic in self._feed.listed:
                 continue
             newest = self._reader.newest_frontier(source)
             known = newest.schema_versions if newest is not None else {}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cdc.captured import Captured, captured
-from cdc.config import LogConfig
+from cdc.config import LogConfig, Place, SourceConfig
 from cdc.log.api import Log, Producer, Reader
 from cdc.log.open import open_log
 from cdc.positions import Vector
@@ -37,8 +37,10 @@ def producer(log: Log) -> Iterator[Producer]:
         yield opened
 
 
-def known(reader: Reader) -> Captured:
-    return captured(reader, ["shop"])
+def known(reader: Reader, *tables: str) -> Captured:
+    place = Place("connectors.yaml", 1, 1)
+    source = SourceConfig("shop", "postgres", "", tables, "initial", "s", "p", place)
+    return captured(reader, {"shop": source})
 
 
 def announce(producer: Producer) -> None:
@@ -58,7 +60,9 @@ def test_a_source_is_complete_once_it_has_named_its_tables(
     assert known(reader).complete == frozenset()
     announce(producer)
     found = known(reader)
-    assert (found.tables.keys(), found.complete) == (BOTH, {"shop"})
+    assert (set(found.tables), set(found.complete)) == (BOTH, {"shop"})
+    assert known(reader, "public.*", "public.orders").complete == {"shop"}
+    assert known(reader, "public.orders", "public.added_to_the_file").complete == frozenset()
 
 
 @pytest.mark.parametrize("question", ["topics", "newest_frontiers", "schema"])

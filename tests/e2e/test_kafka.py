@@ -29,11 +29,7 @@ from tests.e2e.house import (
 from tests.fix_log import kafka_config
 from tests.fix_services import PostgresServer
 
-pytestmark = [
-    pytest.mark.service,
-    pytest.mark.xdist_group("kafka"),
-    pytest.mark.timeout(300),  # on a busy machine
-]
+pytestmark = [pytest.mark.service, pytest.mark.xdist_group("kafka")]
 
 SEED = 20_261_121
 
