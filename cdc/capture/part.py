@@ -22,6 +22,8 @@ def make_source(config: Config, name: str, progress: Progress = _silent) -> Sour
     source = config.sources[name]
     if source.type == "postgres":
         return PostgresSource(source, config.state.path, progress)
+    if source.type == "mysql":
+        return _mysql_source(config, name, progress)
     try:
         # reason: an extra, which not everybody has installed
         from cdc.topics.source import TopicsSource  # noqa: PLC0415
@@ -32,6 +34,20 @@ def make_source(config: Config, name: str, progress: Progress = _silent) -> Sour
             hint="pip install 'cdc-views[kafka]'",
         ) from error
     return TopicsSource(source, f"{config.log.topic_prefix}{name}", progress)
+
+
+def _mysql_source(config: Config, name: str, progress: Progress) -> Source:
+    source = config.sources[name]
+    try:
+        # reason: an extra, which not everybody has installed
+        from cdc.mysql.source import MySqlSource  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            f"source '{name}' is of type mysql, but the MySQL client is not installed",
+            where=str(source.place),
+            hint="pip install 'cdc-views[mysql]'",
+        ) from error
+    return MySqlSource(source, config.state.path, progress)
 
 
 def run_source(

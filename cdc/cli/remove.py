@@ -19,7 +19,6 @@ from cdc.cli.reporting import is_alive, read_status, run_dir, status_path
 from cdc.config import Config
 from cdc.errors import CheckFailed, ConfigError
 
-
 _MADE = {"postgres": "slot, publication, and ", "topics": "consumer group, and ", "mysql": ""}
 
 

@@ -9,9 +9,9 @@ Nothing pauses (SEMANTICS 35):
    every other key as the SELECT has it at X
 5. compare by key
 
-A view over several sources has no such SELECT, nor has one over MySQL, whose SQL is another, or over
-topics: it is compared with the log (verify_log.py). A table of a source of topics is compared with
-these topics, read anew.
+A view over several sources has no such SELECT, nor has one over MySQL, whose SQL is another, or
+over topics: it is compared with the log (verify_log.py). A table of a source of topics is compared
+with these topics, read anew.
 """
 
 from __future__ import annotations
