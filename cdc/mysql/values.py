@@ -249,7 +249,7 @@ _SRID_BYTES, _HEAD_BYTES = 4, 9
 _HAS_SRID = 0x20
 
 
-def _geometry(slices: Slices) -> pa.Array:
+def geometry(slices: Slices) -> pa.Array:
     """WKB where the SRID, the four bytes before it, is 0; else PostGIS's EWKB: order byte, type
     with the flag 0x20000000, SRID, the rest. Both are as the server stores them: little endian,
     and for geographic systems longitude first."""
@@ -295,5 +295,5 @@ _OTHERS: Mapping[FieldType, Callable[[MyType], ValueDecoder]] = {
     FieldType.ENUM: _enum,
     FieldType.SET: _set,
     FieldType.JSON: lambda kind: json_text,
-    FieldType.GEOMETRY: lambda kind: _geometry,
+    FieldType.GEOMETRY: lambda kind: geometry,
 }

@@ -31,7 +31,7 @@ from cdc.errors import BadData
 from cdc.mysql.types import ZeroDates
 from cdc.ragged import Bools, Int64s, Slices
 
-_DAY_US = 86_400_000_000
+DAY_US = 86_400_000_000
 _MICROS = (1, 10_000, 100, 1)
 """Microseconds of a fraction's unit, by its bytes."""
 _YEARS = 10_000
@@ -47,8 +47,8 @@ def date(slices: Slices, zero_dates: ZeroDates) -> pa.Array:
     stored = _stored(slices, "<u4") & 0xFFFFFF
     month = (stored >> 5) & 15
     _require(slices, month <= 12)
-    days, invalid = _days((stored >> 9) * 13 + month, stored & 31, slices)
-    days, valid = _replaced(slices, days, invalid, zero_dates)
+    days, invalid = days_of((stored >> 9) * 13 + month, stored & 31, slices)
+    days, valid = replaced(slices, days, invalid, zero_dates)
     return ragged.fixed(pa.date32(), days.astype(np.int32), valid)
 
 
@@ -56,10 +56,10 @@ def datetime(slices: Slices, digits: int, zero_dates: ZeroDates) -> pa.Array:
     """timestamp[us] of DATETIME."""
     stored = _stored(slices, ">i8") >> 24
     _require(slices, stored < 0)
-    days, invalid = _days((stored >> 22) & 0x1FFFF, (stored >> 17) & 31, slices)
-    time_us = _seconds((stored >> 12) & 31, (stored >> 6) & 63, stored & 63, slices) * 1_000_000
+    days, invalid = days_of((stored >> 22) & 0x1FFFF, (stored >> 17) & 31, slices)
+    time_us = seconds_of((stored >> 12) & 31, (stored >> 6) & 63, stored & 63, slices) * 1_000_000
     time_us += _fraction(slices, 5, fraction_bytes(digits))
-    return _moments(slices, days * _DAY_US + time_us, invalid, zero_dates, pa.timestamp("us"))
+    return moments(slices, days * DAY_US + time_us, invalid, zero_dates, pa.timestamp("us"))
 
 
 def timestamp(slices: Slices, digits: int, zero_dates: ZeroDates) -> pa.Array:
@@ -79,8 +79,8 @@ def time(slices: Slices, digits: int) -> pa.Array:
     whole = magnitude >> (8 * (size - 3))
     micros = (magnitude & ((1 << (8 * (size - 3))) - 1)) * _MICROS[size - 3]
     _require(slices, micros < 1_000_000)
-    seconds = _duration((whole >> 12) & 1023, (whole >> 6) & 63, whole & 63, slices)
-    return _printed(slices, (seconds * 1_000_000 + micros) * np.sign(signed))
+    seconds = duration((whole >> 12) & 1023, (whole >> 6) & 63, whole & 63, slices)
+    return printed_time(slices, (seconds * 1_000_000 + micros) * np.sign(signed))
 
 
 def old_timestamp(slices: Slices, zero_dates: ZeroDates) -> pa.Array:
@@ -96,11 +96,11 @@ def old_datetime(slices: Slices, zero_dates: ZeroDates) -> pa.Array:
     day, clock_digits = stored // 10**6, stored % 10**6
     month = day // 100 % 100
     _require(slices, month <= 12)
-    days, invalid = _days(day // 10_000 * 13 + month, day % 100, slices)
+    days, invalid = days_of(day // 10_000 * 13 + month, day % 100, slices)
     hour, minute = clock_digits // 10_000, clock_digits // 100 % 100
-    seconds = _seconds(hour, minute, clock_digits % 100, slices)
-    moved = days * _DAY_US + seconds * 1_000_000
-    return _moments(slices, moved, invalid, zero_dates, pa.timestamp("us"))
+    seconds = seconds_of(hour, minute, clock_digits % 100, slices)
+    moved = days * DAY_US + seconds * 1_000_000
+    return moments(slices, moved, invalid, zero_dates, pa.timestamp("us"))
 
 
 def old_time(slices: Slices) -> pa.Array:
@@ -109,8 +109,8 @@ def old_time(slices: Slices) -> pa.Array:
     signed = stored - ((stored & 0x800000) << 1)
     magnitude = np.abs(signed)
     hour, minute = magnitude // 10_000, magnitude // 100 % 100
-    seconds = _duration(hour, minute, magnitude % 100, slices)
-    return _printed(slices, seconds * 1_000_000 * np.sign(signed))
+    seconds = duration(hour, minute, magnitude % 100, slices)
+    return printed_time(slices, seconds * 1_000_000 * np.sign(signed))
 
 
 @cache
@@ -130,7 +130,7 @@ def _stored(slices: Slices, dtype: str) -> Int64s:
     return found if slices.valid is None else np.where(slices.valid, found, 0)
 
 
-def _days(month: Int64s, day: Int64s, slices: Slices) -> tuple[Int64s, Bools]:
+def days_of(month: Int64s, day: Int64s, slices: Slices) -> tuple[Int64s, Bools]:
     """Days since 1970, by 13 · year + month; and where that is no date."""
     _require(slices, month < _YEARS * 13)
     firsts, lengths = _months()
@@ -138,13 +138,13 @@ def _days(month: Int64s, day: Int64s, slices: Slices) -> tuple[Int64s, Bools]:
     return firsts[month] + day - 1, invalid
 
 
-def _seconds(hour: Int64s, minute: Int64s, second: Int64s, slices: Slices) -> Int64s:
+def seconds_of(hour: Int64s, minute: Int64s, second: Int64s, slices: Slices) -> Int64s:
     """Seconds of a time of day."""
     _require(slices, hour < 24)
-    return _duration(hour, minute, second, slices)
+    return duration(hour, minute, second, slices)
 
 
-def _duration(hour: Int64s, minute: Int64s, second: Int64s, slices: Slices) -> Int64s:
+def duration(hour: Int64s, minute: Int64s, second: Int64s, slices: Slices) -> Int64s:
     _require(slices, (minute < 60) & (second < 60))
     return (hour * 60 + minute) * 60 + second
 
@@ -160,17 +160,17 @@ def _fraction(slices: Slices, at: int, size: int) -> Int64s:
 
 
 def _utc(slices: Slices, moment_us: Int64s, zero_dates: ZeroDates) -> pa.Array:
-    return _moments(slices, moment_us, moment_us == 0, zero_dates, pa.timestamp("us", "UTC"))
+    return moments(slices, moment_us, moment_us == 0, zero_dates, pa.timestamp("us", "UTC"))
 
 
-def _moments(
+def moments(
     slices: Slices, moment_us: Int64s, invalid: Bools, zero_dates: ZeroDates, kind: pa.DataType
 ) -> pa.Array:
-    moment_us, valid = _replaced(slices, moment_us, invalid, zero_dates)
+    moment_us, valid = replaced(slices, moment_us, invalid, zero_dates)
     return ragged.fixed(kind, moment_us, valid)
 
 
-def _replaced(
+def replaced(
     slices: Slices, values: Int64s, invalid: Bools, zero_dates: ZeroDates
 ) -> tuple[Int64s, Bools | None]:
     """The values and what is not null, with the invalid ones as `zero_dates` says."""
@@ -190,7 +190,7 @@ def _replaced(
     return values, ~invalid if slices.valid is None else slices.valid & ~invalid
 
 
-def _printed(slices: Slices, time_us: Int64s) -> pa.Array:
+def printed_time(slices: Slices, time_us: Int64s) -> pa.Array:
     printed = clock(time_us)
     if slices.valid is None:
         return printed
