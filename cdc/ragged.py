@@ -109,6 +109,11 @@ def every(mask: Bools) -> bool:
     return np.count_nonzero(mask) == len(mask)
 
 
+def same(values: npt.NDArray[np.generic]) -> bool:
+    """Whether there are items, and all are equal."""
+    return len(values) > 0 and bool(values[0] == values[-1]) and every(values == values[0])
+
+
 def gather_int64(buffer: Bytes, at: Int64s, dtype: str) -> Int64s:
     """`gather` of an integer type, widened."""
     return gather(buffer, at, dtype).astype(np.int64, copy=False)
