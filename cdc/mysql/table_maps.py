@@ -111,8 +111,6 @@ def _kind(code: int, reader: Reader) -> MyType:
     """A column's type from its code and its metadata, without what is optional."""
     if code in _ONE_BYTE:
         meta = reader.number(1)
-        if code in (FieldType.FLOAT, FieldType.DOUBLE):
-            meta = 0
         return MyType(FieldType.BLOB if code in _BLOB_SIZES else code, meta)
     if code not in _TWO_BYTES:
         return MyType(code)
