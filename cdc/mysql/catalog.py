@@ -341,7 +341,7 @@ def _tables_of(
             columns[table].append(column(row, collations, (table, row.name) in json, mariadb))
     keys = _keys(query(connection, _KEYS, (database,)))
     return {
-        f"{database}.{row[0]}": _table(database, row, columns[row[0]], keys.get(row[0], ()))
+        f"{database}.{row[0]}": _table(database, row, columns[row[0]], *keys.get(row[0], ("", ())))
         for row in tables
     }
 
@@ -358,12 +358,12 @@ def _json_columns(connection: Connection, database: str) -> set[tuple[str, str]]
     }
 
 
-def _keys(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
-    """The key of every table that has one."""
+def _keys(rows: Sequence[Row]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The index and the columns of the key of every table that has one."""
     parts: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         parts[row[0], row[1]].append(row)
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
     # The primary key first, then the names as the server sorts them.
     for (table, index), columns in sorted(parts.items(), key=lambda i: i[0][1] != "PRIMARY"):
         usable = index == "PRIMARY" or all(
@@ -371,11 +371,13 @@ def _keys(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
             for _, _, name, prefix, nullable in columns
         )
         if usable and table not in found:
-            found[table] = tuple(row[2] for row in columns)
+            found[table] = index, tuple(row[2] for row in columns)
     return found
 
 
-def _table(database: str, row: Row, columns: Sequence[MyColumn], key: tuple[str, ...]) -> MyTable:
+def _table(
+    database: str, row: Row, columns: Sequence[MyColumn], index: str, key: tuple[str, ...]
+) -> MyTable:
     name, kind, engine, rows, size, transactions = row
     return MyTable(
         f"{database}.{name}",
@@ -383,6 +385,7 @@ def _table(database: str, row: Row, columns: Sequence[MyColumn], key: tuple[str,
         key,
         int(rows or 0),
         int(size or 0),
+        index,
         str(engine or ""),
         transactions == "YES",
         kind == "SYSTEM VERSIONED",

@@ -73,6 +73,7 @@ class MyTable:
     `key` is the primary key's columns, else those of the first unique index without nullable
     columns, else empty. `rows` and `data_bytes` are the server's estimates.
 
+    key_index                          the index that makes the key unique
     engine, transactional, versioned   whether a snapshot of it can be consistent; `versioned` is
                                        MariaDB's SYSTEM VERSIONING
     """
@@ -82,6 +83,7 @@ class MyTable:
     key: tuple[str, ...]
     rows: int = 0
     data_bytes: int = 0
+    key_index: str = "PRIMARY"
     engine: str = "InnoDB"
     transactional: bool = True
     versioned: bool = False
