@@ -1,4 +1,4 @@
-"""A large table cut into ranges of its key, a few megabytes each, that several workers read.
+"""A large table cut into ranges of its key, that several workers read.
 
 A cut is a value of the key; ranges are what lies between two cuts, the first without a lower bound
 and the last without an upper one. So whatever the cuts are, every row is in exactly one range; how
@@ -32,7 +32,7 @@ from cdc.mysql.types import (
     is_binary,
 )
 
-RANGE_BYTES = 8 * 2**20
+RANGE_BYTES = 32 * 2**20
 MOST_RANGES = 4096
 LEAST_ROWS = 1000
 _DATED = DATES | DATETIMES | TIMESTAMPS

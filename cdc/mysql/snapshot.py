@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from cdc.errors import SourceUnavailable
+from cdc.errors import SourceError, SourceUnavailable
 from cdc.mysql.catalog import BinlogPoint, Server, read_named, require_keys
 from cdc.mysql.connection import Connection, source_errors
 from cdc.mysql.ranges import Range, cut
@@ -141,12 +141,10 @@ class SnapshotReader:
         while not pieces.stopping and (part := ranges.take()) is not None:
             worker.send(part)
             schema = self.schemas[part.table].arrow
-            while True:
-                kind, body = worker.receive()
-                if kind != ROWS:
-                    break
-                pieces.put_rows(part.table, pa.ipc.read_record_batch(body, schema))
-            assert kind == DONE
+            while (answer := worker.receive())[0] == ROWS:
+                pieces.put_rows(part.table, pa.ipc.read_record_batch(answer[1], schema))
+            if answer[0] != DONE:
+                raise SourceError(f"a snapshot worker answered {answer[0]!r}")
             pieces.put_done(part.table, ranges.finished(part))
 
     def close(self) -> None:
