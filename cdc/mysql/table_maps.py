@@ -237,11 +237,12 @@ def resolve(found: TableMap, known: MyTable | None) -> MyTable:
 
 
 def _completed(found: TableMap, known: MyTable | None) -> MyTable:
-    by_name = {column.name: column for column in known.columns} if known else {}
+    if known is None:
+        return MyTable(found.name, found.columns, found.key)
+    by_name = {column.name: column for column in known.columns}
     columns = tuple(_with_known(column, by_name.get(column.name)) for column in found.columns)
-    known_key = known.key if known and {*known.key} <= {c.name for c in columns} else ()
-    rows = known.rows if known else 0
-    return MyTable(found.name, columns, found.key or known_key, rows)
+    known_key = known.key if {*known.key} <= {c.name for c in columns} else ()
+    return replace(known, columns=columns, key=found.key or known_key)
 
 
 def _with_known(column: MyColumn, known: MyColumn | None) -> MyColumn:
