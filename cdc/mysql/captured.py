@@ -73,9 +73,9 @@ class CapturedTables:
 
     def statement(self, sql: str, database: str, *, strict: bool) -> tuple[str, ...]:
         """A statement comes past; the captured tables that it emptied. Raises as Evolution does."""
-        touched = self._touched()
+        touched = self.is_touched()
         emptied = self.evolution.statement(sql, database, strict=strict)
-        if touched or self._touched():
+        if touched or self.is_touched():
             self._statements.append((sql, database, strict))
         return emptied
 
@@ -96,7 +96,7 @@ class CapturedTables:
         schema = self.evolution.described(table)
         if schema is not known:
             self._new[found.name] = schema
-        if self._statements and not self._touched():
+        if self._statements and not self.is_touched():
             self._statements.clear()
         return compile_table(table, schema, self.evolution.zero_dates)
 
@@ -105,5 +105,6 @@ class CapturedTables:
     ) -> ChangeBatch:
         return self.completion(decoder, changes, unchanged)
 
-    def _touched(self) -> bool:
+    def is_touched(self) -> bool:
+        """Whether a statement may have changed a table since its rows came last."""
         return any(map(self.evolution.is_touched, self.evolution.schemas))

@@ -23,13 +23,16 @@ from cdc.mysql.connection import Connection, close, connect, source_errors
 from cdc.mysql.dump import Dump
 from cdc.mysql.evolution import Evolution, continued
 from cdc.mysql.foreign_keys import unlogged_actions
+from cdc.mysql.overlap import caught_up
 from cdc.mysql.receive import Receiver
+from cdc.mysql.snapshot import SnapshotPlan, SnapshotReader, launch_workers
 from cdc.mysql.stream import MyStream
 from cdc.mysql.tables import MyTable
 from cdc.mysql.types import table_schema
-from cdc.positions import NativePosition
+from cdc.positions import NativePosition, Vector
 from cdc.schema import TableSchema
 from cdc.source import Finding, History, Piece
+from cdc.worker_processes import Worker, end_workers
 
 Progress = Callable[..., None]
 
@@ -56,6 +59,7 @@ class MySqlSource:
         self._schemas: Mapping[str, TableSchema] = {}
         self._history: History = no_history
         self._tables: dict[str, MyTable] = {}
+        self._workers: list[Worker] = []
 
     def check(self) -> list[Finding]:
         return check_source(self._config)
@@ -75,6 +79,8 @@ class MySqlSource:
         history: History | None = None,
     ) -> None:
         self._schemas, self._history = schemas or {}, history or no_history
+        if (frontier is None or not frontier.positions) and self._config.snapshot != "never":
+            self._launched()
         with source_errors(self._config.url):
             connection, server = self._catalog(), self._server()
             self._require_rows(server)
@@ -120,7 +126,41 @@ class MySqlSource:
             )
 
     def snapshot(self, tables: Sequence[str], max_piece_bytes: int) -> Iterator[Piece]:
-        raise NotImplementedError
+        server, connection = self._server(), self._catalog()
+        plan = SnapshotPlan(self._config.url, server, tables, self._schema, self._mine.zero_dates)
+        reader = SnapshotReader(plan, self.progress, self._launched() if tables else (), connection)
+        try:
+            if not tables:
+                yield Piece((), 1, self.current_position(), 0)
+                return
+            pinned = reader.pin()
+            self._tables = {**self._tables, **reader.tables}
+            self._schemas = {**self._schemas, **reader.schemas}
+            position, rows = pinned.low, 0
+            for piece in reader.pieces(max_piece_bytes):
+                rows += piece.num_rows
+                yield piece
+        finally:
+            reader.close()
+            self._workers = []
+        if pinned.high is not None:
+            for piece in self._overlap(pinned.low, pinned.high, rows, max_piece_bytes):
+                position = piece.position
+                yield piece
+        yield Piece((), 1, position, 0, reconcile=tuple(tables))
+
+    def _overlap(
+        self, low: NativePosition, high: NativePosition, rows: int, max_piece_bytes: int
+    ) -> Iterator[Piece]:
+        stream = self.stream(Frontier(self.name, Vector.of({self.name: low})), max_piece_bytes, 0.2)
+        yield from caught_up(stream, high, rows)
+        self._end_stream()
+
+    def _launched(self) -> list[Worker]:
+        """The workers of a snapshot, already starting."""
+        if not self._workers:
+            self._workers = launch_workers(self._config.snapshot_workers)
+        return self._workers
 
     def stream(
         self, frontier: Frontier, max_piece_bytes: int, max_wait_s: float
@@ -156,12 +196,17 @@ class MySqlSource:
         return []
 
     def close(self) -> None:
-        if self._receiver is not None:
-            self._receiver.close()
-            self._receiver = None
+        end_workers(self._workers)
+        self._workers = []
+        self._end_stream()
         if self._connection is not None:
             close(self._connection)
             self._connection = None
+
+    def _end_stream(self) -> None:
+        if self._receiver is not None:
+            self._receiver.close()
+            self._receiver = None
 
     def _schema(self, table: MyTable) -> TableSchema:
         """The log's newest version where the table still has it, else its successor."""

@@ -192,7 +192,8 @@ class MyStream:
             self._require_no_rows(here, event)
         else:
             emptied = self._captured.statement(found.sql, found.database, strict=is_strict(event))
-            self._tables.forget()
+            if emptied or self._captured.is_touched():
+                self._tables.forget()
             if here.begun:
                 yield from self._within(here, emptied)
             else:
