@@ -1,29 +1,20 @@
 """One worker process of a snapshot: COPY BINARY in, finished Arrow rows out.
 
-Run as `python -m cdc.postgres.snapshot_worker IN,OUT...`, with the file descriptors of a command
-and an answer pipe for each worker. One process starts, because to import everything takes longer
-than anything else before the first row, and forks itself for the others. On IN a pickled
-`Assignment`, then one pickled `Range` after another; end of file ends the worker. On OUT, per
-message, a kind byte, a length (uint64) and the body:
+Run as `python -m cdc.postgres.snapshot_worker IN,OUT...` (cdc/worker_processes.py). Commands are an
+`Assignment`, then one `Range` after another. The answers:
 
     R  ready: snapshot imported, all tables locked        empty
     L  not ready: a table's lock was not to be had        empty
     B  rows of the range                                  an Arrow IPC record batch message
     D  the range is done                                  empty
-    E  an error                                           a pickled CdcError
 
-The pipe is the back-pressure: a full one stops COPY. If the agent dies, so does the worker, by
-end of file or SIGPIPE.
+A full pipe stops COPY.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import pickle
-import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -31,14 +22,14 @@ import psycopg
 import pyarrow as pa
 from psycopg import pq, sql
 
-from cdc.errors import BadData, CdcError
+from cdc.errors import BadData
 from cdc.postgres.connection import Connection, connect, result_error, source_errors
 from cdc.postgres.copy_binary import CopyDecoder, compile_copy, decode_copy
 from cdc.postgres.types import PgType, copy_expression
 from cdc.schema import TableSchema
+from cdc.worker_processes import Send, main, next_command
 
-HEAD = struct.Struct(">cQ")
-READY, LOCKED_OUT, ROWS, DONE, ERROR = b"R", b"L", b"B", b"D", b"E"
+READY, LOCKED_OUT, ROWS, DONE = b"R", b"L", b"B", b"D"
 LOCK_TIMEOUT_S = 3
 DECODE_BYTES = 4 * 2**20
 """COPY data decoded at once: large enough for vectors, small enough for the caches."""
@@ -132,9 +123,9 @@ def import_snapshot(connection: Connection, snapshot: str) -> None:
     connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
 
 
-def serve(commands: BinaryIO, send: Callable[[bytes, bytes | pa.Buffer], None]) -> None:
+def serve(commands: BinaryIO, send: Send) -> None:
     """Work off the assignment and its ranges."""
-    assignment: Assignment = pickle.load(commands)
+    assignment: Assignment = next_command(commands)
     connection = connect(assignment.url)
     with source_errors(assignment.url):
         import_snapshot(connection, assignment.snapshot)
@@ -142,7 +133,7 @@ def serve(commands: BinaryIO, send: Callable[[bytes, bytes | pa.Buffer], None]) 
             send(LOCKED_OUT, b"")
             return
         send(READY, b"")
-        while (part := _next(commands)) is not None:
+        while (part := next_command(commands)) is not None:
             for rows in copy_rows(connection, assignment.tables[part.table], part):
                 send(ROWS, rows.serialize())
             send(DONE, b"")
@@ -161,43 +152,5 @@ def _locked(connection: Connection, tables: Iterable[CopyTable]) -> bool:
     return True
 
 
-def _next(commands: BinaryIO) -> Range | None:
-    try:
-        part: Range = pickle.load(commands)
-    except EOFError:
-        return None
-    return part
-
-
-def work(inward: int, outward: int) -> None:
-    """One worker's life, over its two file descriptors."""
-    out = io.FileIO(outward, "wb")
-
-    def send(kind: bytes, body: bytes | pa.Buffer) -> None:
-        for part in (HEAD.pack(kind, len(body)), body):
-            left = memoryview(part)
-            while left:
-                left = left[out.write(left) or 0 :]
-
-    with open(inward, "rb") as commands:
-        try:
-            serve(commands, send)
-        except CdcError as error:
-            send(ERROR, pickle.dumps((type(error), error.what, error.where, error.hint)))
-
-
-def main(pairs: list[tuple[int, int]]) -> None:
-    """Be the first worker, and fork the others: each holds no pipe but its own, so that the end
-    of either side is seen."""
-    mine = pairs[0]
-    for pair in pairs[1:]:
-        if os.fork() == 0:
-            mine = pair
-            break
-    for descriptor in {d for pair in pairs for d in pair}.difference(mine):
-        os.close(descriptor)
-    work(*mine)
-
-
 if __name__ == "__main__":
-    main([(int(i), int(o)) for i, o in (pair.split(",") for pair in sys.argv[1:])])
+    main(serve, sys.argv[1:])

@@ -31,17 +31,12 @@ from cdc.postgres.connection import (
 from cdc.postgres.pieces import BARRIER_PREFIX
 from cdc.postgres.receive import Receiver
 from cdc.postgres.rewrites import RewriteWatch
-from cdc.postgres.snapshot import (
-    SnapshotPlan,
-    SnapshotReader,
-    Worker,
-    end_workers,
-    launch_workers,
-)
+from cdc.postgres.snapshot import SnapshotPlan, SnapshotReader, launch_workers
 from cdc.postgres.snapshot_worker import import_snapshot
 from cdc.postgres.stream import PgStream, TableState, start_command
 from cdc.schema import TableSchema
 from cdc.source import Finding, History, Piece
+from cdc.worker_processes import Worker, end_workers
 
 Progress = Callable[..., None]
 PIN_ATTEMPTS = 20
