@@ -20,11 +20,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from cdc.errors import BadData, SchemaChanged
+from cdc.errors import BadData, SchemaChanged, SourceError
 from cdc.mysql.charsets import charset_of
 from cdc.mysql.events import HEADER_BYTES, Reader, malformed
 from cdc.mysql.tables import MyColumn, MyTable, MyType
-from cdc.mysql.types import BLOBS, INTEGER_BYTES, STRINGS, FieldType
+from cdc.mysql.types import BLOBS, INTEGER_BYTES, OLDER_FORMS, STRINGS, FieldType, declared
 
 _BODY = HEADER_BYTES + 8
 """Behind the table id and the flags, which say nothing about the table."""
@@ -223,7 +223,10 @@ def _label_lists(field: bytes) -> Iterator[list[bytes]]:
 
 def resolve(found: TableMap, known: MyTable | None) -> MyTable:
     """The table whose rows follow the table map: what it says, completed from the table as the
-    catalog knows it, None if it does not. SchemaChanged when they do not fit together."""
+    catalog knows it, None if it does not. SchemaChanged when they do not fit together; SourceError
+    for a form of a type that cannot be read."""
+    for column, own in _pairs(found, known):
+        _require_decodable(found, column, own)
     if found.named:
         return _completed(found, known)
     if known is None or not _fits(found, known):
@@ -233,7 +236,9 @@ def resolve(found: TableMap, known: MyTable | None) -> MyTable:
             hint="set binlog_row_metadata=FULL, so that the binlog itself says what the columns "
             "are; then take the table's snapshot again",
         )
-    return known
+    pairs = zip(found.columns, known.columns, strict=True)
+    columns = tuple(replace(own, kind=_form(column.kind, own.kind)) for column, own in pairs)
+    return replace(known, columns=columns)
 
 
 def _completed(found: TableMap, known: MyTable | None) -> MyTable:
@@ -248,11 +253,36 @@ def _completed(found: TableMap, known: MyTable | None) -> MyTable:
 def _with_known(column: MyColumn, known: MyColumn | None) -> MyColumn:
     if known is None:
         return column
-    kind = column.kind
-    same = replace(known.kind, json=False, native="")
-    if same == kind:
-        kind = known.kind
+    same = replace(known.kind, json=False, native="") == declared(column.kind)
+    kind = _form(column.kind, known.kind) if same else column.kind
     return replace(column, kind=kind, generated=known.generated, default=known.default)
+
+
+def _form(found: MyType, known: MyType) -> MyType:
+    """The known type, in the form in which the rows have it."""
+    return found if found.code in OLDER_FORMS else known
+
+
+def _pairs(found: TableMap, known: MyTable | None) -> Iterator[tuple[MyColumn, MyColumn]]:
+    """Columns of both, by name, or where the table map has no names by number."""
+    if known is None:
+        return iter(())
+    if not found.named:
+        return zip(found.columns, known.columns, strict=False)
+    by_name = {column.name: column for column in known.columns}
+    return ((c, by_name[c.name]) for c in found.columns if c.name in by_name)
+
+
+def _require_decodable(found: TableMap, column: MyColumn, known: MyColumn) -> None:
+    """Refuses MariaDB's own older form of times with a fraction: a table map does not say how
+    many digits it has."""
+    older = OLDER_FORMS.get(column.kind.code)
+    if older is not None and older == known.kind.code and known.kind.meta:
+        raise SourceError(
+            "a time with a fraction in the form before mysql56_temporal_format",
+            where=f"{found.name}.{known.name}",
+            hint="ALTER TABLE … FORCE, with mysql56_temporal_format=ON, gives it today's form",
+        )
 
 
 def _fits(found: TableMap, known: MyTable) -> bool:
@@ -265,6 +295,6 @@ def _fits(found: TableMap, known: MyTable) -> bool:
 
 
 def _same(found: MyType, known: MyType, typed: bool) -> bool:
-    if (found.code, found.meta) != (known.code, known.meta):
+    if (declared(found).code, found.meta) != (known.code, known.meta):
         return False
     return not typed or (found.unsigned, found.collation) == (known.unsigned, known.collation)

@@ -26,6 +26,7 @@ becomes what `zero_dates` says; where that is `null`, date columns outside of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import IntEnum
 from typing import Literal
 
@@ -101,6 +102,15 @@ BLOBS = frozenset({FieldType.BLOB, FieldType.BLOB_COMPRESSED})
 MAY_BE_ZERO = DATES | DATETIMES | TIMESTAMPS
 """The types that have a value which is no date."""
 
+OLDER_FORMS: Mapping[int, int] = {
+    FieldType.TIMESTAMP: FieldType.TIMESTAMP2,
+    FieldType.DATETIME: FieldType.DATETIME2,
+    FieldType.TIME: FieldType.TIME2,
+    FieldType.NEWDATE: FieldType.DATE,
+}
+"""Codes that only a table map tells apart from today's: the catalog does not say which form a
+table has."""
+
 _Travels = tuple[str, pa.DataType]
 _TEXT: _Travels = ("text", pa.string())
 _BYTEA: _Travels = ("bytea", pa.binary())
@@ -143,7 +153,7 @@ def column(described: MyColumn, attnum: int, zero_dates: ZeroDates, *, in_key: b
     spelling, travels = _travels(described.kind)
     nulled = zero_dates == "null" and described.kind.code in MAY_BE_ZERO and not in_key
     nullable = described.nullable or nulled
-    native = described.kind.to_text()
+    native = declared(described.kind).to_text()
     return Column(described.name, travels, spelling, nullable, attnum, native=native)
 
 
@@ -169,6 +179,12 @@ def refusal(kind: MyType) -> str | None:
     except SourceError as error:
         return error.what
     return None
+
+
+def declared(kind: MyType) -> MyType:
+    """The type as the catalog would describe it."""
+    code = OLDER_FORMS.get(kind.code)
+    return kind if code is None else replace(kind, code=code)
 
 
 def bits(kind: MyType) -> int:

@@ -255,3 +255,21 @@ def test_dates_are_nullable_where_zero_dates_become_null() -> None:
     table = MyTable("shop.t", columns, ("k",))
     nullable = {z: [c.nullable for c in table_schema(table, z).columns] for z in ("null", "stop")}
     assert nullable == {"null": [False, True], "stop": [False, False]}
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_older_form_of_a_time_is_read_as_such_and_declared_as_today(named: bool) -> None:
+    name = "at" if named else ""
+    column = MyColumn(name, MyType(FieldType.DATETIME), True)
+    found = table_maps.TableMap("shop.t", (column,), (), typed=named, named=named)
+
+    def known(digits: int) -> MyTable:
+        kind = MyType(FieldType.DATETIME2, digits)
+        return MyTable("shop.t", (MyColumn("at", kind, True),), ())
+
+    resolved = table_maps.resolve(found, known(0))
+    assert resolved.columns == (MyColumn("at", MyType(FieldType.DATETIME), True),)
+    assert table_schema(resolved, "null") == table_schema(known(0), "null")
+    with pytest.raises(SourceError, match="mysql56_temporal_format") as failed:
+        table_maps.resolve(found, known(3))
+    assert failed.value.where == "shop.t.at"
