@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from cdc.cli.context import opened_source
 from cdc.config import Config
+from cdc.errors import Unsupported
 from cdc.positions import NativePosition
 from cdc.postgres.select import ReadAt, snapshot_at_now
 from cdc.schema import TableSchema
@@ -51,12 +52,44 @@ class PostgresRead:
         return self.read.rows(query, schema)
 
 
+class Tables(Protocol):
+    """What cdc.mysql.select.ReadAt offers, named here without its client library."""
+
+    @property
+    def position(self) -> NativePosition: ...
+
+    def table(self, schema: TableSchema) -> Iterator[pa.RecordBatch]: ...
+
+
+@dataclass(frozen=True)
+class MySqlRead:
+    read: Tables
+
+    @property
+    def position(self) -> NativePosition:
+        return self.read.position
+
+    def table(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        return self.read.table(schema)
+
+    def select(self, query: str, schema: TableSchema) -> Iterator[pa.RecordBatch]:
+        raise Unsupported("MySQL cannot run a view's SELECT", where=schema.name)
+
+
 @contextmanager
 def opened_read(config: Config, name: str) -> Iterator[SourceRead]:
     """The source of that name as it is now. Raises SourceError."""
     if config.sources[name].type == "postgres":
         with snapshot_at_now(config.sources[name].url) as read:
             yield PostgresRead(read)
+        return
+    mysql = config.sources[name].mysql
+    if mysql is not None:
+        # reason: an extra, which not everybody has installed
+        from cdc.mysql.select import snapshot_at_now as mysql_at_now  # noqa: PLC0415
+
+        with mysql_at_now(config.sources[name].url, mysql.zero_dates) as tables:
+            yield MySqlRead(tables)
         return
     # reason: an extra, which not everybody has installed
     from cdc.topics.newest import TopicsAt  # noqa: PLC0415
