@@ -31,6 +31,9 @@ Bools = npt.NDArray[np.bool_]
 PAD = bytes(64)
 """What stands behind the last message of a buffer."""
 
+_WORD = 8
+_BLOCK_BYTES = 1 << 16
+"""What is gathered at once where much is: it stays in the processor's cache."""
 _SHORT_BYTES = 4096
 _FEW = 12
 """Up to here slicing in Python is cheaper than Arrow's fixed costs."""
@@ -117,6 +120,29 @@ def same(values: npt.NDArray[np.generic]) -> bool:
 def gather_int64(buffer: Bytes, at: Int64s, dtype: str) -> Int64s:
     """`gather` of an integer type, widened."""
     return gather(buffer, at, dtype).astype(np.int64, copy=False)
+
+
+def has_text(buffer: Bytes, at: Int64s, text: bytes) -> Bools:
+    """Which positions have this text, which must lie inside the buffer from each of them on.
+
+    Compared as words, the last two of which may overlap: numpy compares strings byte by byte."""
+    words = len(text) // _WORD
+    if not words:
+        return np.asarray(gather(buffer, at, f"V{len(text)}") == np.void(text))
+    wanted = np.frombuffer(text, np.uint64, words)
+    found = np.ones(len(at), np.bool_)
+    rows = max(1, _BLOCK_BYTES // len(text))
+    for first in range(0, len(at), rows):
+        some = slice(first, first + rows)
+        block = gather(buffer, at[some], f"V{words * _WORD}").view(np.uint64)
+        same = block.reshape(-1, words) == wanted
+        if not every(same.ravel()):
+            found[some] = same.all(axis=1)
+    if len(text) % _WORD:
+        found &= gather(buffer, at + (len(text) - _WORD), "u8") == np.frombuffer(
+            text[-_WORD:], "u8"
+        )
+    return found
 
 
 def bitmap(valid: Bools | None) -> pa.Buffer | None:

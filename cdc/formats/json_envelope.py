@@ -70,10 +70,11 @@ def read_rows(
 
 
 def _chunks(values: pa.Array) -> Iterator[tuple[int, int]]:
-    """Pieces of about _CHUNK_BYTES that do not begin with a tombstone; those that carry a schema
-    carry one."""
+    """Equal pieces of about _CHUNK_BYTES that do not begin with a tombstone; those that carry a
+    schema carry one."""
     _, places = ragged.contents(values)
-    ends = np.arange(places[0] + _CHUNK_BYTES, places[-1], _CHUNK_BYTES)
+    pieces = max(1, round(int(places[-1] - places[0]) / _CHUNK_BYTES))
+    ends = np.linspace(places[0], places[-1], pieces + 1)[1:-1]
     cuts = np.unique(np.searchsorted(places, ends))
     here = np.asarray(values.is_valid())
     changes = json_read.schema_changes(_present(values, here))

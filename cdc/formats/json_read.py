@@ -296,8 +296,8 @@ def without_schemas(texts: pa.Array) -> tuple[pa.Array, Schema] | None:
 
 def _alike(data: Bytes, start: Int64s, length: int) -> Bools:
     """Which texts have the same first bytes as the first one."""
-    heads = ragged.gather(data, start, f"V{length}")
-    return np.asarray(heads == heads[0])
+    head = data[start[0] : start[0] + length].tobytes() if len(start) else b""
+    return ragged.has_text(data, start, head)
 
 
 def _payloads_singly(texts: pa.Array, kind: Schema) -> tuple[pa.Array, Schema]:

@@ -110,15 +110,11 @@ def _same(walk: _Walk, fixed: bytes) -> Bools:
         return np.ones(len(walk.at), np.bool_)
     inside = walk.at + len(fixed) <= walk.end
     if ragged.every(inside):
-        return _has(walk.data, walk.at, fixed)
+        return ragged.has_text(walk.data, walk.at, fixed)
     found = np.zeros(len(walk.at), np.bool_)
     index = np.flatnonzero(inside)
-    found[index] = _has(walk.data, walk.at[index], fixed)
+    found[index] = ragged.has_text(walk.data, walk.at[index], fixed)
     return found
-
-
-def _has(data: Bytes, at: Int64s, fixed: bytes) -> Bools:
-    return np.asarray(ragged.gather(data, at, f"V{len(fixed)}") == np.void(fixed))
 
 
 def _value(walk: _Walk, text: bytes, slot: Slot) -> Leaf:
