@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 BENCHMARKS = (
-    *("decode", "json", "log", "capture", "kafka", "views", "numeric", "latency"),
+    *("decode", "decode_mysql", "json", "log", "capture", "kafka", "views", "numeric", "latency"),
     *("sinks", "elasticsearch", "redis"),
 )
 
