@@ -1,6 +1,7 @@
 """Capture agents for tests: one database, one log, an agent in a thread or in a process.
 
-capture    function: a `Capture` over a fresh database of the shared server
+capture        function: a `Capture` over a fresh database of the shared Postgres
+any_capture    function, parametrised: the same over Postgres, MySQL and MariaDB
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,19 +24,18 @@ import pytest
 
 from cdc.capture.agent import run_capture
 from cdc.changes import ChangeBatch, D
-from cdc.config import LogConfig, Place, SourceConfig
+from cdc.config import LogConfig, SourceConfig
 from cdc.frontiers import Frontier
 from cdc.keys import encode_keys
 from cdc.latest import latest_per_key
 from cdc.log.api import Log
 from cdc.log.open import open_log
-from cdc.positions import Lsn, NativePosition
-from cdc.postgres.catalog import read_named
-from cdc.postgres.connection import connect
-from cdc.postgres.snapshot_worker import CopyTable, Range, copy_rows
-from cdc.postgres.source import PostgresSource
+from cdc.positions import NativePosition
 from cdc.source import Source
+from tests.captured_databases import Database, database_at, joined
 from tests.fix_log import told
+from tests.fix_mysql import MyServer
+from tests.services.forked import Forked
 
 SOURCE = "shop"
 DEADLINE_S = 120.0
@@ -43,29 +43,26 @@ DEADLINE_S = 120.0
 
 @dataclass
 class Capture:
-    """A database at `url`, and the log into which it is captured (an embedded one in `folder`
-    unless `into` says otherwise)."""
+    """A database at `url`, of which `tables` (all) are captured, and the log into which it is (an
+    embedded one in `folder` unless `into` says otherwise)."""
 
     url: str
     folder: Path
-    tables: tuple[str, ...] = ("public.*",)
+    tables: tuple[str, ...] = ()
     snapshot: Any = "initial"
     max_log_transaction_bytes: int = 64 * 2**20
     into: LogConfig | None = None
 
     @property
+    def database(self) -> Database:
+        return database_at(self.url)
+
+    @property
     def config(self) -> SourceConfig:
-        place = Place("connectors.yaml", 1, 1)
-        name = f"cdc_{self.url.rsplit('/', 1)[1]}"
-        return SourceConfig(
+        return self.database.config(
             SOURCE,
-            "postgres",
-            self.url,
-            self.tables,
-            self.snapshot,
-            name,
-            name,
-            place,
+            self.tables or (self.database.every_table,),
+            snapshot=self.snapshot,
             max_log_transaction_bytes=self.max_log_transaction_bytes,
         )
 
@@ -73,31 +70,26 @@ class Capture:
     def log(self) -> Log:
         return open_log(self.into or LogConfig("embedded", self.folder / "log"))
 
-    def source(self) -> PostgresSource:
-        return PostgresSource(self.config, self.folder / "state")
+    def source(self) -> Source:
+        return self.database.source(self.config, self.folder / "state")
+
+    def name(self, table: str) -> str:
+        """A table's full name."""
+        return self.database.name(table)
 
     def sql(self, *statements: str) -> None:
         """Each statement in a transaction of its own."""
-        with connect(self.url) as connection:
-            for statement in statements:
-                connection.execute(statement.encode())
+        self.database.sql(*statements)
 
     def transaction(self, *statements: str) -> None:
-        with connect(self.url) as connection, connection.transaction():
-            for statement in statements:
-                connection.execute(statement.encode())
+        self.database.transaction(*statements)
 
     def running(self) -> AgentThread:
         """An agent on a thread; leaving its block stops it, and raises its error."""
         return AgentThread(self)
 
-    def barrier(self) -> Lsn:
-        with connect(self.url) as connection:
-            row = connection.execute(
-                "SELECT pg_logical_emit_message(true, 'cdc', '')::text"
-            ).fetchone()
-        assert row is not None
-        return Lsn.parse(row[0])
+    def barrier(self) -> NativePosition:
+        return self.database.barrier()
 
     def frontier(self) -> Frontier | None:
         reader = self.log.reader()
@@ -145,16 +137,8 @@ class Capture:
 
     def selected(self, table: str) -> pa.RecordBatch:
         """The table's rows now, by key, in the topic's types."""
-        with connect(self.url) as connection:
-            found = read_named(connection, [table])[table]
-            schema = found.schema()
-            copied = CopyTable(schema, found.quoted, {c.name: c.kind for c in found.columns})
-            parts = list(copy_rows(connection, copied, Range(table, 0, None)))
-        rows = pa.Table.from_batches(parts, schema.arrow).combine_chunks().to_batches()
-        empty = pa.RecordBatch.from_arrays(
-            [pa.nulls(0, f.type) for f in schema.arrow], schema=schema.arrow
-        )
-        return _by_key(schema.key, rows[0] if rows else empty)
+        schema, parts = self.database.selected(table)
+        return _by_key(schema.key, joined(schema, parts))
 
     def assert_equal(self, *tables: str) -> None:
         """The topics' newest rows are the tables' rows."""
@@ -192,8 +176,8 @@ class Capture:
             "into": None if self.into is None else told(self.into),
             **changed,
         }
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.capture.process", json.dumps(settings)],
+        return Forked(
+            ["-m", "tests.capture.process", json.dumps(settings)],
             env={**os.environ, "CDC_FAULT": fault},
             stderr=subprocess.PIPE,
             text=True,
@@ -311,3 +295,15 @@ def _differences(left: pa.RecordBatch, right: pa.RecordBatch) -> str:
 def capture(pg_database: str, tmp_path: Path) -> Capture:
     """A fresh database and a fresh log."""
     return Capture(pg_database, tmp_path)
+
+
+@pytest.fixture(params=["postgres", "mysql", "mariadb"])
+def any_capture(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Capture]:
+    """The same over a fresh database of each kind."""
+    if request.param == "postgres":
+        yield Capture(request.getfixturevalue("pg_database"), tmp_path)
+        return
+    server: MyServer = request.getfixturevalue(request.param)
+    database = server.new_database()
+    yield Capture(database.url, tmp_path)
+    database.drop()

@@ -15,7 +15,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +38,7 @@ from cdc.log.topic_ids import TopicIds
 from cdc.positions import NativePosition
 from cdc.topics.source import TopicsSource
 from tests.fix_capture import DEADLINE_S, SOURCE, AgentThread, Capture
+from tests.services.forked import Forked
 
 Kind = Literal["json", "schemas", "avro"]
 KINDS: tuple[Kind, ...] = ("json", "schemas", "avro")
@@ -312,8 +312,8 @@ class Foreign:
             "prefix": self.prefix,
             "tables": self.tables,
         }
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.capture.topics_process", json.dumps(settings)],
+        return Forked(
+            ["-m", "tests.capture.topics_process", json.dumps(settings)],
             env={**os.environ, "CDC_FAULT": fault},
             stderr=subprocess.PIPE,
             text=True,

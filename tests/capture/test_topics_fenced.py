@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from cdc.topics.newest import TopicsAt
 from cdc.topics.source import TopicsSource
 from tests.fix_capture import DEADLINE_S, SOURCE, AgentThread, Capture
 from tests.fix_log import kafka_config
+from tests.services.forked import Forked
 
 TABLES = ("public.x", "public.y")
 
@@ -72,8 +72,8 @@ class Downstream:
             "format": self.upstream.format,
             "folder": str(self.folder),
         }
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.capture.topics_process", json.dumps(settings)],
+        return Forked(
+            ["-m", "tests.capture.topics_process", json.dumps(settings)],
             env={**os.environ, "CDC_FAULT": fault},
             stderr=subprocess.PIPE,
             text=True,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +39,7 @@ from demo.server_process import free_port, wait_until
 from tests.fix_kafka import PASSWORDS, allow
 from tests.fix_log import SPEC, TOPIC, changes, frontier, ids_of, kafka_config, read_all
 from tests.services.appending_process import NAME, ROWS, append, next_number
+from tests.services.forked import Forked
 from tests.services.kafka import Broker, Security, make_authority
 
 pytestmark = pytest.mark.service
@@ -506,8 +506,8 @@ class Appending:
 
     def __init__(self, config: LogConfig, fault: str = "") -> None:
         module = "tests.services.appending_process"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module, config.bootstrap_servers, config.topic_prefix],
+        self.process = Forked(
+            ["-m", module, config.bootstrap_servers, config.topic_prefix],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -10,7 +10,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -32,6 +31,7 @@ from tests.crash.test_sink import (
     wait,
 )
 from tests.fix_sinks import store_case
+from tests.services.forked import Forked
 from tests.sink_feed import ITEMS, SUMS, Shop
 
 pytestmark = pytest.mark.crash
@@ -73,8 +73,8 @@ def shop(config: Config) -> Iterator[Shop]:
 def start_rebuild(config: Config, fault: str = "") -> subprocess.Popen[bytes]:
     file = config.file.parent / "rebuild.pickle"
     file.write_bytes(pickle.dumps(config))
-    return subprocess.Popen(
-        [sys.executable, "-c", REBUILD_PROCESS, str(file)],
+    return Forked(
+        ["-c", REBUILD_PROCESS, str(file)],
         cwd=ROOT,
         env={**os.environ, "CDC_FAULT": fault},
     )

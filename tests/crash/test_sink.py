@@ -31,6 +31,7 @@ from cdc.positions import Vector
 from sinks.part import PART, status_file
 from tests.fix_services import PostgresServer
 from tests.fix_sinks import store_case
+from tests.services.forked import Forked
 from tests.sink_feed import ITEMS, SUMS, Shop, StoreCase, config_for, config_of, until
 
 pytestmark = pytest.mark.crash
@@ -77,8 +78,8 @@ def start_sink(config: Config, fault: str = "") -> subprocess.Popen[bytes]:
     (sink,) = config.sinks
     file = config.file.parent / f"{sink}.pickle"
     file.write_bytes(pickle.dumps(config))
-    process = subprocess.Popen(
-        [sys.executable, "-c", SINK_PROCESS, str(file)],
+    process = Forked(
+        ["-c", SINK_PROCESS, str(file)],
         cwd=ROOT,
         env={**os.environ, "CDC_FAULT": fault},
         stdout=subprocess.PIPE,

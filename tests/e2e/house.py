@@ -34,6 +34,7 @@ from cdc.log.api import Reader
 from tests.e2e.workload import TABLES, Workload
 from tests.fix_capture import Capture
 from tests.fix_services import PostgresServer
+from tests.services.forked import Forked
 
 DEADLINE_S = 120.0
 """For a machine that is busy with other things; nothing waits so long that is right."""
@@ -184,13 +185,17 @@ class House:
     ) -> Child:
         log = self.directory / f"{'.'.join(kind)}{log_name}.log"
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*through, sys.executable, *command],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                cwd=self.directory,
-                env={**os.environ, "CDC_FAULT": fault, "CDC_DEBUG": "1"},
+            given: dict[str, Any] = {
+                "stdin": subprocess.PIPE,
+                "stdout": output,
+                "stderr": output,
+                "cwd": self.directory,
+                "env": {**os.environ, "CDC_FAULT": fault, "CDC_DEBUG": "1"},
+            }
+            process: subprocess.Popen[bytes] = (
+                subprocess.Popen([*through, sys.executable, *command], **given)
+                if through
+                else Forked(command, **given)
             )
         self.children[kind] = Child(process, log)
         return self.children[kind]

@@ -26,6 +26,7 @@ from cdc.log.api import TopicSpec
 from cdc.log.open import open_log
 from cdc.positions import Lsn, Vector
 from tests.fix_log import heard, told
+from tests.services.forked import Forked
 from tests.views.model import (
     TABLES,
     Changes,
@@ -110,10 +111,10 @@ class Group:
 
     def __init__(self, home: Path, fault: str = "", log: LogConfig | None = None) -> None:
         self._deadline_s = time.monotonic() + DEADLINE_S
-        command = [sys.executable, "-m", "tests.views.group", str(home)]
+        command = ["-m", "tests.views.group", str(home)]
         if log is not None:
             command.append(json.dumps(told(log)))
-        self._process = subprocess.Popen(
+        self._process = Forked(
             command, env={"PATH": "/usr/bin:/bin", "CDC_FAULT": fault}, stderr=subprocess.PIPE
         )
 
