@@ -18,7 +18,6 @@ from confluent_kafka import (
     IsolationLevel,
     KafkaError,
     KafkaException,
-    Producer,
     TopicCollection,
     TopicPartition,
 )
@@ -34,6 +33,7 @@ from cdc.config import LogConfig
 from cdc.errors import Fenced, LogError, LogRefused, mask_url
 from cdc.log.kafka_reach import reach, unreachable
 from cdc.log.kafka_secrets import refused_settings
+from cdc.log.librdkafka import Producer
 
 _SILENT = logging.Logger("librdkafka", logging.CRITICAL + 1)
 """What the client logs comes to us as errors, too, and is told once, in our words."""
@@ -109,11 +109,11 @@ class Broker:
 
     def __init__(self, config: LogConfig) -> None:
         self.config = config
-        self._common: dict[str, Any] = {
+        self._given: dict[str, Any] = {
             "bootstrap.servers": config.bootstrap_servers,
-            "logger": _SILENT,
             **config.config,
         }
+        self._common = {**self._given, "logger": _SILENT}
         self._heard: deque[KafkaError] = deque(maxlen=_HEARD)
         self._reached = False
         try:
@@ -140,14 +140,18 @@ class Broker:
     def producer(self, settings: dict[str, Any] | None = None) -> Producer:
         """An idempotent producer (acks=all); what the configuration says goes before our tuning,
         but not before what correctness needs."""
-        return Producer(
-            {**_PRODUCER_TUNING, **self._common, "enable.idempotence": True, **(settings or {})}
-        )
+        return self._produces({"enable.idempotence": True, **(settings or {})})
 
     def sender(self) -> Producer:
         """A producer (acks=all) of single records that may be written twice: it can begin at once,
         where an idempotent one first has to be given an id."""
-        return Producer({**_PRODUCER_TUNING, **self._common, "acks": "all", "linger.ms": 0})
+        return self._produces({"acks": "all", "linger.ms": 0})
+
+    def _produces(self, needed: dict[str, Any]) -> Producer:
+        try:
+            return Producer({**_PRODUCER_TUNING, **self._given, **needed})
+        except KafkaException as error:
+            raise refused_settings(error, self.config) from error
 
     def consumer(self, fetch_wait_ms: int = 10, group: str = "") -> Consumer:
         """A consumer of committed records that is assigned, never subscribed. The broker waits for
@@ -263,7 +267,7 @@ class Broker:
     def record_bytes_max(self, topic: str) -> int:
         """The largest record, with all that is sent around it, that client and topic let pass."""
         found = self._settings(topic)["max.message.bytes"]
-        return min(int(found), int(self._common.get("message.max.bytes", MESSAGE_BYTES_MAX)))
+        return min(int(found), int(self._given.get("message.max.bytes", MESSAGE_BYTES_MAX)))
 
     def kept(self, topic: str) -> Kept:
         """What the topic's settings promise, whatever the configuration says."""

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from cdc import faults
@@ -44,13 +44,15 @@ from cdc.log.kafka_records import TopicEntry, TopicForm, Version, encoded, write
 from cdc.log.kafka_send import Sender
 from cdc.log.kafka_tables import Tables
 from cdc.log.kafka_transactions import Described, topic_name
+from cdc.log.librdkafka import Producer
 from cdc.log.open_ids import open_ids
 from cdc.log.schema_topic import SchemaTopic
 from cdc.schema import TableSchema
 
 ABORT_TIMEOUT_S = 5.0
 """The next producer of the name ends what was not aborted by then."""
-_PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
+_NO_CAUSE = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._STATE)
+"""What the records hear of a transaction that has failed: purged, or not taken any more."""
 ENCODE_ROWS = 16_384
 """How many changes are encoded at once: what fits the processor's cache, and is sent while the
 next are encoded."""
@@ -217,7 +219,7 @@ class KafkaProducer:
             ]
             for key, frontier in filled:
                 topic = self._broker.name(f"{key}.frontier")
-                self._sender.send_one(topic, frontier.name, frontier.to_json())
+                self._sender.send_one(topic, frontier.name.encode(), frontier.to_json())
             self._flush()
             if self._ends_after() != ends:
                 raise _StoredElsewhere
@@ -324,7 +326,7 @@ class KafkaProducer:
         """Wait until every record is written, looking out for topics that are gone: the client
         would wait for them to come back."""
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
-        while self._producer.flush(1.0):
+        while self._sender.flush(1.0):
             self._check_topics()
             if time.monotonic() > deadline:
                 raise LogError("the broker does not take the records", where=self._name)
@@ -343,7 +345,7 @@ class KafkaProducer:
         """Why records of the open transaction were not written. One that fails takes the records
         that still wait with it, and their delivery reports name only that purge; the commit of
         such a transaction fails with its cause. Raises LogError when a topic is gone."""
-        causes = [error for error in self._sender.refused if error.code() not in _PURGED]
+        causes = [error for error in self._sender.refused if error.code() not in _NO_CAUSE]
         if not causes or causes[0].code() in NO_TOPIC:
             self._check_topics()
         if causes:
@@ -368,8 +370,7 @@ class KafkaProducer:
             self._producer.begin_transaction()
             yield
             self._producer.commit_transaction(REQUEST_TIMEOUT_S)
-        except (KafkaException, LogError, SystemError) as error:
-            # SystemError: the client sets a fatal error while another callback is running.
+        except (KafkaException, LogError) as error:
             impossible = self._abort()
             if isinstance(error, LogError) and not isinstance(impossible, Fenced):
                 raise
@@ -391,8 +392,8 @@ class KafkaProducer:
     def _abort(self) -> LogError | None:
         """Abort the transaction; why that is impossible. A fenced producer hears of it only here:
         its records are purged, and their delivery reports name the purge."""
-        self._producer.purge()
         try:
+            self._sender.give_up(ABORT_TIMEOUT_S)
             self._producer.abort_transaction(ABORT_TIMEOUT_S)
         except KafkaException as cause:
             return translated(cause, self._name)
@@ -407,8 +408,7 @@ class KafkaProducer:
     def close(self) -> None:
         self._ids.close()
         self._schemas.close()
-        if not self._broken:  # else there is a transaction that only the next producer can end
-            self._producer.close()
+        self._producer.close()
 
 
 class _StoredElsewhere(Exception):

@@ -1,26 +1,24 @@
-"""Records into an open Kafka transaction, as fast as the client takes them.
+"""Records into Kafka, whole arrays at once, and where they were stored.
 
-The client takes one record a call, so what is left to us is to make that call cheap: keys and
-values leave Arrow as whole lists, partitions are computed for all keys at once, and only the last
-record of each partition is asked where it was stored. Delivery is in order within a partition, so
-that answer tells the end offset; when another record fails, the commit fails.
+Keys and values stay where they were encoded: librdkafka is handed an array of pointers to them for
+each partition (cdc.log.librdkafka), and makes its own copies. Delivery is in order within a
+partition, so the last report of a partition tells its end offset.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+import pyarrow as pa
+from confluent_kafka import KafkaError, KafkaException
 
 from cdc.errors import LogError
 from cdc.formats import murmur2
 from cdc.formats.records import Records
 from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, kafka_errors
-from cdc.ragged import Int64s
-
-_POLL_S = 0.05
+from cdc.log.librdkafka import Batch, Producer, Report
 
 
 class Sender:
@@ -33,6 +31,7 @@ class Sender:
         self.sent: dict[tuple[str, int], int] = {}
         """Per topic (with prefix) and partition, how many records."""
         self.refused: list[KafkaError] = []
+        """Why records were not taken, or not written. Nothing more is sent then."""
 
     def begin(self) -> None:
         self.delivered.clear()
@@ -41,86 +40,107 @@ class Sender:
 
     def send(self, topic: str, records: Records, partitions: int) -> None:
         """All records, to the partitions of their keys. `topic` is with prefix."""
-        numbers, noted = _destinations(records, partitions)
-        for number, count in enumerate(np.bincount(numbers).tolist()):
-            if count:
-                self.sent[topic, number] = self.sent.get((topic, number), 0) + count
-        callbacks: list[Callable[[KafkaError | None, Message], None] | None] = [None] * len(numbers)
-        for at in noted.tolist():
-            callbacks[at] = self._on_delivery
-        produce = self._producer.produce
-        for key, value, number, callback in zip(
-            records.keys.to_pylist(),
-            records.values.to_pylist(),
-            numbers.tolist(),
-            callbacks,
-            strict=True,
-        ):
-            try:
-                produce(topic, value, key, number, callback)
-            except BufferError:
-                self._send_when_there_is_room(topic, value, key, number, callback)
-        self._producer.poll(0)
+        if len(records):
+            for number, batch in _by_partition(records, partitions):
+                self.send_batch(topic, number, batch)
+        self._take_reports(0)
 
-    def send_one(self, topic: str, key: str | None, value: bytes) -> None:
-        self._send_when_there_is_room(topic, value, key, 0, self._on_delivery)
+    def send_one(self, topic: str, key: bytes | None, value: bytes) -> None:
+        """One record, to the first partition."""
+        self.send_batch(topic, 0, _batch([(key, value)]))
 
-    def _send_when_there_is_room(self, topic: str, *record: object) -> None:
-        deadline = time.monotonic() + REQUEST_TIMEOUT_S
-        while True:
-            try:
-                self._producer.produce(topic, *record)
-            except BufferError:
-                if time.monotonic() > deadline:
-                    raise LogError("the broker does not take the records", where=topic) from None
-                self._producer.poll(_POLL_S)
-            else:
+    def send_batch(self, topic: str, number: int, batch: Batch) -> None:
+        """A batch, to one partition. Raises LogError when there is no room for it for long."""
+        self.sent[topic, number] = self.sent.get((topic, number), 0) + len(batch)
+        done, deadline = 0, time.monotonic() + REQUEST_TIMEOUT_S
+        while not self.refused:
+            taken = self._handed_over(topic, number, batch.slice(done, len(batch)))
+            done += taken
+            if self.refused or done == len(batch):
                 return
+            if taken:
+                deadline = time.monotonic() + REQUEST_TIMEOUT_S
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise LogError("the broker does not take the records", where=topic)
+            self._take_reports(left_s)
 
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self.refused.append(error)
+    def flush(self, timeout_s: float) -> int:
+        """Wait until every record is written or refused; how many are neither after that time."""
+        deadline = time.monotonic() + timeout_s
+        while len(self._producer):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                break
+            self._take_reports(left_s)
+        return len(self._producer)
+
+    def give_up(self, timeout_s: float) -> None:
+        """Drop what has not been acknowledged."""
+        self._producer.purge()
+        self.flush(timeout_s)
+
+    def _handed_over(self, topic: str, number: int, batch: Batch) -> int:
+        """How many of the first records found room."""
+        try:
+            return self._producer.produce(topic, number, batch)
+        except KafkaException as error:
+            self.refused.append(error.args[0])
+            return 0
+
+    def _take_reports(self, timeout_s: float) -> None:
+        """All that are there, waiting for the first."""
+        report = self._producer.poll(timeout_s)
+        while report is not None:
+            self._note(report)
+            report = self._producer.poll(0)
+
+    def _note(self, report: Report) -> None:
+        if report.error is not None:
+            self.refused.append(report.error)
             return
-        at = (message.topic() or "", message.partition() or 0)
-        self.delivered[at] = max(self.delivered.get(at, -1), message.offset() or 0)
+        at = (report.topic, report.partition)
+        self.delivered[at] = max(self.delivered.get(at, -1), report.last_offset)
 
 
-def send_now(
-    broker: Broker, topic: str, records: Sequence[tuple[bytes | None, bytes]]
-) -> list[int]:
+def send_now(broker: Broker, topic: str, records: Sequence[tuple[bytes | None, bytes]]) -> int:
     """Append (key, value) records to the topic's first partition, durably and in no transaction;
-    their offsets. `topic` is without prefix. Raises LogError."""
-    offsets: list[int] = []
-    refused: list[KafkaError] = []
-
-    def delivered(error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            offsets.append(int(message.offset() or 0))
-        else:
-            refused.append(error)
-
-    sender = broker.sender()
+    the last one's offset. `topic` is without prefix. Raises LogError."""
+    name = broker.name(topic)
     with kafka_errors(topic):
-        for key, value in records:
-            sender.produce(broker.name(topic), value, key, 0, delivered)
-        sender.flush(REQUEST_TIMEOUT_S)
-        sender.close()
-        if refused:
-            raise KafkaException(refused[0])
-    if len(offsets) < len(records):
+        producer = broker.sender()
+        try:
+            sender = Sender(producer)
+            sender.send_batch(name, 0, _batch(records))
+            left = sender.flush(REQUEST_TIMEOUT_S)
+        finally:
+            producer.close()
+        if sender.refused:
+            raise KafkaException(sender.refused[0])
+    if left:
         raise LogError(
             f"the broker did not take the records within {REQUEST_TIMEOUT_S:g} s",
-            where=broker.name(topic),
+            where=name,
             hint="see log.bootstrap_servers and the broker",
         )
-    return offsets
+    return sender.delivered[name, 0]
 
 
-def _destinations(records: Records, partitions: int) -> tuple[Int64s, Int64s]:
-    """(partition of each record, indices of each partition's last record)."""
-    count = len(records)
+def _batch(records: Sequence[tuple[bytes | None, bytes]]) -> Batch:
+    keys, values = zip(*records, strict=True)
+    return Batch.of(pa.array(keys, pa.binary()), pa.array(values, pa.binary()))
+
+
+def _by_partition(records: Records, partitions: int) -> Iterator[tuple[int, Batch]]:
+    """The records of every partition that has some, in order."""
+    batch = Batch.of(records.keys, records.values)
     if partitions == 1:
-        return np.zeros(count, np.int64), np.arange(max(0, count - 1), count)
+        yield 0, batch
+        return
     numbers = murmur2.partitions(records.keys, partitions)
-    _, from_end = np.unique(numbers[::-1], return_index=True)
-    return numbers, count - 1 - from_end
+    batch = batch.take(np.argsort(numbers, kind="stable"))
+    start = 0
+    for number, count in enumerate(np.bincount(numbers).tolist()):
+        if count:
+            yield number, batch.slice(start, start + count)
+            start += count

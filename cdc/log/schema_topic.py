@@ -59,8 +59,7 @@ class SchemaTopic:
         if not self._found():
             self._broker.create(SCHEMAS, 1, {"cleanup.policy": "compact"})
         record = (json.dumps(key).encode(), json.dumps(value).encode())
-        (offset,) = send_now(self._broker, SCHEMAS, [record])
-        return offset
+        return send_now(self._broker, SCHEMAS, [record])
 
     def close(self) -> None:
         self._fetcher.close()

@@ -14,12 +14,14 @@ import pytest
 from cdc.changes import C, ChangeBatch, D
 from cdc.config import LogConfig
 from cdc.cuts import CutReader
+from cdc.formats.records import Records
 from cdc.log.api import LogBatch
 from cdc.log.kafka import KafkaLog
 from cdc.log.kafka_client import Broker
 from cdc.log.kafka_fetch import Fetcher
 from cdc.log.kafka_producer import KafkaProducer, fencing_producer
 from cdc.log.kafka_records import encoded
+from cdc.log.kafka_send import Sender
 from cdc.log.kafka_tables import Tables
 from cdc.log.schema_topic import SchemaTopic
 from tests.fix_log import OTHER, SPEC, TOPIC, changes, frontier, ids_of, notes_by_id, read_all
@@ -45,11 +47,10 @@ def count_of(batches: list[LogBatch]) -> int:
     return sum(batch.changes.num_rows for batch in batches)
 
 
-def records_of(broker: Broker, ids: list[int]) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of changes, as the topic's own producer would write them."""
+def records_of(broker: Broker, ids: list[int]) -> Records:
+    """Changes as the topic's own producer would write them."""
     (entry,) = (entry for entry in Tables(SchemaTopic(broker)).entries() if entry.name == TOPIC)
-    records = encoded(entry, broker.name(TOPIC), changes(ids), 0)
-    return zip(records.keys.to_pylist(), records.values.to_pylist(), strict=True)
+    return encoded(entry, broker.name(TOPIC), changes(ids), 0)
 
 
 def abort_records(config: LogConfig, ids: list[int]) -> None:
@@ -57,9 +58,9 @@ def abort_records(config: LogConfig, ids: list[int]) -> None:
     broker = Broker(config)
     other = fencing_producer(broker, "other")
     other.begin_transaction()
-    for key, value in records_of(broker, ids):
-        other.produce(broker.name(TOPIC), value, key)
-    assert other.flush(30) == 0
+    sender = Sender(other)
+    sender.send(broker.name(TOPIC), records_of(broker, ids), 1)
+    assert sender.flush(30) == 0
     other.abort_transaction(30)
     other.close()
 
@@ -110,9 +111,9 @@ def test_a_killed_transaction_is_aborted_by_the_successor(
     broker = Broker(config)
     dying = fencing_producer(broker, "shop")
     dying.begin_transaction()
-    for key, value in records_of(broker, [666]):
-        dying.produce(broker.name(TOPIC), value, key)
-    assert dying.flush(30) == 0
+    sender = Sender(dying)
+    sender.send(broker.name(TOPIC), records_of(broker, [666]), 1)
+    assert sender.flush(30) == 0
     successor = KafkaLog(config).producer("shop")
     successor.append([(TOPIC, changes([2]))], [frontier(2)])
     assert ids_of(read_all(KafkaLog(config).reader())) == [1, 2]

@@ -14,6 +14,7 @@ import pytest
 from cdc.config import LogConfig
 from cdc.errors import LogDamaged, LogError
 from cdc.log.kafka_client import SCHEMAS, Broker
+from cdc.log.kafka_send import send_now
 from cdc.log.schema_topic import SchemaTopic
 from cdc.log.topic_ids import KIND, TopicIds, fingerprint_of
 
@@ -137,9 +138,7 @@ def test_somebody_elses_topic_of_the_name(broker: Broker, topic: OPEN) -> None:
 def test_a_record_that_is_not_ours(broker: Broker, topic: OPEN, key: bytes, value: bytes) -> None:
     ids = TopicIds(topic())
     ids.register("s", schema(1))
-    sender = broker.producer()
-    sender.produce(broker.name(SCHEMAS), value, key, partition=0)
-    assert sender.flush(30) == 0
+    send_now(broker, SCHEMAS, [(key, value)])
     with pytest.raises(LogDamaged, match=r"not") as damaged:
         ids.register("s", schema(2))
     assert f"{SCHEMAS}/0/1" in str(damaged.value)
