@@ -146,18 +146,18 @@ def _before(
 def _source(changes: ChangeBatch, origin: Origin, details: Details) -> Structs:
     mysql = origin.connector == MYSQL
     schema, _, table = changes.schema.name.partition(".")
-    commit_us = changes.commit_us
+    ts_ms, ts_us, ts_ns = _times(changes.commit_us)
     return Structs(
         {
             "version": Constant(origin.version),
             "connector": Constant(origin.connector),
             "name": Constant(origin.name),
-            "ts_ms": pa.array(commit_us // 1000),
+            "ts_ms": ts_ms,
             "snapshot": _snapshot(changes),
             "db": Constant(schema if mysql else origin.database),
             "sequence": sequence.written(changes.txn_seq, changes.ordinal, changes.schema.version),
-            "ts_us": pa.array(commit_us),
-            "ts_ns": pa.array(commit_us * 1000),
+            "ts_us": ts_us,
+            "ts_ns": ts_ns,
             **(_mysql(table) if mysql else _postgres(schema, table, details)),
         }
     )
@@ -222,5 +222,7 @@ def _transaction(details: Details) -> Values:
     return Structs(fields, np.asarray(ids.is_valid()) if ids.null_count else None)
 
 
-def _letters(op: ragged.Bytes) -> pa.Array:
+def _letters(op: ragged.Bytes) -> Values:
+    if ragged.same(op):
+        return Constant(chr(op[0]))
     return ragged.strings_of(np.ascontiguousarray(op), np.ones(len(op), np.int64), None)
