@@ -63,7 +63,7 @@ def fetch_all(consumer: Consumer, ranges: Sequence[Range]) -> dict[Range, list[M
 
 def _sifted(arrived: list[Message], end: int) -> tuple[list[Message], bool]:
     """(records below `end`, whether nothing more can come)."""
-    errors = [error for message in arrived if (error := message.error()) is not None]
+    errors = [error for error in map(Message.error, arrived) if error is not None]
     if not errors:
         last = arrived[-1].offset() or 0 if arrived else -1
         if last < end:

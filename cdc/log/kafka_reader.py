@@ -34,7 +34,10 @@ from cdc.log.schema_topic import SchemaTopic
 from cdc.schema import TableSchema
 
 DECODE_ROWS = 16_384
-"""How many records are decoded at once: what fits the processor's cache."""
+DECODE_BYTES = 3 << 20
+"""How many records are decoded at once: many enough for what a step costs whatever its size, few
+enough for the processor's cache."""
+_SAMPLED_EVERY = 32
 ASK_FOR_SETTINGS_EVERY_S = 60.0
 DESCRIBE_EVERY_S = 1.0
 _NEVER_S = float("-inf")
@@ -287,26 +290,36 @@ class KafkaReader:
 
 
 def _chunks(fetched: Iterator[list[Message]], max_rows: int, *, stamped: bool) -> Iterator[Fetched]:
-    """Records in pieces of about `max_rows`. A delete is never parted from its tombstone."""
+    """Records in pieces of about `max_rows` or DECODE_BYTES. A delete is never parted from its
+    tombstone."""
     held: list[Message] = []
+    held_bytes = 0
     for messages in fetched:
         held += messages
-        while len(held) > max_rows:
-            cut = max_rows + (held[max_rows].value() is None)
+        held_bytes += _SAMPLED_EVERY * sum(map(len, messages[::_SAMPLED_EVERY]))
+        cut_at = max_rows if held_bytes < DECODE_BYTES else min(max_rows, len(held) - 1)
+        while len(held) > cut_at > 0:
+            cut = cut_at + (held[cut_at].value() is None)
             yield _fetched(held[:cut], stamped)
-            held = held[cut:]
+            held, held_bytes = held[cut:], 0
     if held:
         yield _fetched(held, stamped)
 
 
 def _fetched(messages: list[Message], stamped: bool) -> Fetched:
     """`stamped`: the records' times are wanted even where no tombstone needs one."""
-    values = pa.array([m.value() for m in messages], pa.binary())
-    stamps_us = np.zeros(len(messages), np.int64)
+    count = len(messages)
+    values = pa.array(list(map(Message.value, messages)), pa.binary())
+    stamps_us = np.zeros(count, np.int64)
     if stamped or values.null_count:
         stamps_us = np.array([m.timestamp()[1] for m in messages], np.int64) * 1000
-    keys = pa.array([m.key() for m in messages], pa.binary())
-    return Fetched(np.array([m.offset() for m in messages], np.int64), stamps_us, keys, values)
+    keys = pa.array(list(map(Message.key, messages)), pa.binary())
+    first, last = messages[0].offset() or 0, messages[-1].offset() or 0
+    if last - first == count - 1:
+        offsets = np.arange(first, last + 1)
+    else:
+        offsets = np.array(list(map(Message.offset, messages)), np.int64)
+    return Fetched(offsets, stamps_us, keys, values)
 
 
 def _empty(topic: str, partition: int, next_offset: int, schema: TableSchema) -> LogBatch:
