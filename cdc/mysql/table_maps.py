@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from cdc.errors import BadData, SchemaChanged, SourceError
+from cdc.errors import BadData, SchemaChanged
 from cdc.mysql.charsets import charset_of
 from cdc.mysql.events import HEADER_BYTES, Reader, malformed
 from cdc.mysql.tables import MyColumn, MyTable, MyType
@@ -223,10 +223,7 @@ def _label_lists(field: bytes) -> Iterator[list[bytes]]:
 
 def resolve(found: TableMap, known: MyTable | None) -> MyTable:
     """The table whose rows follow the table map: what it says, completed from the table as the
-    catalog knows it, None if it does not. SchemaChanged when they do not fit together; SourceError
-    for a form of a type that cannot be read."""
-    for column, own in _pairs(found, known):
-        _require_decodable(found, column, own)
+    catalog knows it, None if it does not. SchemaChanged when they do not fit together."""
     if found.named:
         return _completed(found, known)
     if known is None or not _fits(found, known):
@@ -253,36 +250,15 @@ def _completed(found: TableMap, known: MyTable | None) -> MyTable:
 def _with_known(column: MyColumn, known: MyColumn | None) -> MyColumn:
     if known is None:
         return column
-    same = replace(known.kind, json=False, native="") == declared(column.kind)
+    same = _same(column.kind, known.kind, typed=True) and column.kind.labels == known.kind.labels
     kind = _form(column.kind, known.kind) if same else column.kind
     return replace(column, kind=kind, generated=known.generated, default=known.default)
 
 
 def _form(found: MyType, known: MyType) -> MyType:
-    """The known type, in the form in which the rows have it."""
-    return found if found.code in OLDER_FORMS else known
-
-
-def _pairs(found: TableMap, known: MyTable | None) -> Iterator[tuple[MyColumn, MyColumn]]:
-    """Columns of both, by name, or where the table map has no names by number."""
-    if known is None:
-        return iter(())
-    if not found.named:
-        return zip(found.columns, known.columns, strict=False)
-    by_name = {column.name: column for column in known.columns}
-    return ((c, by_name[c.name]) for c in found.columns if c.name in by_name)
-
-
-def _require_decodable(found: TableMap, column: MyColumn, known: MyColumn) -> None:
-    """Refuses MariaDB's own older form of times with a fraction: a table map does not say how
-    many digits it has."""
-    older = OLDER_FORMS.get(column.kind.code)
-    if older is not None and older == known.kind.code and known.kind.meta:
-        raise SourceError(
-            "a time with a fraction in the form before mysql56_temporal_format",
-            where=f"{found.name}.{known.name}",
-            hint="ALTER TABLE … FORCE, with mysql56_temporal_format=ON, gives it today's form",
-        )
+    """The known type, in the form in which the rows have it. Of an older form, a table map does
+    not say how many digits the fraction has."""
+    return replace(known, code=found.code) if found.code in OLDER_FORMS else known
 
 
 def _fits(found: TableMap, known: MyTable) -> bool:
@@ -295,6 +271,8 @@ def _fits(found: TableMap, known: MyTable) -> bool:
 
 
 def _same(found: MyType, known: MyType, typed: bool) -> bool:
-    if (declared(found).code, found.meta) != (known.code, known.meta):
+    if declared(found).code != declared(known).code:
+        return False
+    if found.code not in OLDER_FORMS and found.meta != known.meta:
         return False
     return not typed or (found.unsigned, found.collation) == (known.unsigned, known.collation)

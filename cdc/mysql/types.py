@@ -108,8 +108,7 @@ OLDER_FORMS: Mapping[int, int] = {
     FieldType.TIME: FieldType.TIME2,
     FieldType.NEWDATE: FieldType.DATE,
 }
-"""Codes that only a table map tells apart from today's: the catalog does not say which form a
-table has."""
+"""The forms of tables that older servers made, and the types that they are."""
 
 _Travels = tuple[str, pa.DataType]
 _TEXT: _Travels = ("text", pa.string())
@@ -182,7 +181,7 @@ def refusal(kind: MyType) -> str | None:
 
 
 def declared(kind: MyType) -> MyType:
-    """The type as the catalog would describe it."""
+    """The type itself, whatever the form in which a table has it."""
     code = OLDER_FORMS.get(kind.code)
     return kind if code is None else replace(kind, code=code)
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from cdc import ragged
 from cdc.errors import BadData
-from cdc.mysql import values_decimal, values_text, values_time
+from cdc.mysql import values_decimal, values_older, values_text, values_time
 from cdc.mysql.charsets import text_charset
 from cdc.mysql.json_binary import json_text
 from cdc.mysql.lanes import Width
@@ -82,6 +82,8 @@ def width(kind: MyType) -> Width:
         return Width(meta)
     if code in _FRACTIONAL:
         return Width(_FRACTIONAL[code] + values_time.fraction_bytes(meta))
+    if code in _OLDER:
+        return Width(values_older.size_bytes(code, meta))
     raise BadData(f"a column of type {code}, whose size is not known")
 
 
@@ -92,15 +94,13 @@ _FIXED: Mapping[int, int] = {
     FieldType.YEAR: 1,
     FieldType.DATE: 3,
     FieldType.NEWDATE: 3,
-    FieldType.TIME: 3,
-    FieldType.DATETIME: 8,
-    FieldType.TIMESTAMP: 4,
 }
 _FRACTIONAL: Mapping[int, int] = {
     FieldType.TIME2: 3,
     FieldType.DATETIME2: 5,
     FieldType.TIMESTAMP2: 4,
 }
+_OLDER = (FieldType.TIME, FieldType.DATETIME, FieldType.TIMESTAMP)
 
 
 def _decoder(kind: MyType, zero_dates: ZeroDates) -> ValueDecoder:
@@ -114,8 +114,8 @@ def _decoder(kind: MyType, zero_dates: ZeroDates) -> ValueDecoder:
         **dict.fromkeys(DATES, values_time.date),
         FieldType.DATETIME2: partial(values_time.datetime, digits=kind.meta),
         FieldType.TIMESTAMP2: partial(values_time.timestamp, digits=kind.meta),
-        FieldType.DATETIME: values_time.old_datetime,
-        FieldType.TIMESTAMP: values_time.old_timestamp,
+        FieldType.DATETIME: partial(values_older.datetime, digits=kind.meta),
+        FieldType.TIMESTAMP: partial(values_older.timestamp, digits=kind.meta),
     }
     if kind.code in dated:
         return partial(dated[kind.code], zero_dates=zero_dates)
@@ -187,7 +187,7 @@ def _time(kind: MyType) -> ValueDecoder:
 
 
 def _old_time(kind: MyType) -> ValueDecoder:
-    return values_time.old_time
+    return partial(values_older.time, digits=kind.meta)
 
 
 def _string(kind: MyType) -> ValueDecoder:

@@ -9,8 +9,8 @@ ten-thousandths or millionths of a second:
     time        3 bytes: the duration's hour · 4096 + minute · 64 + second, a negative one's with
                 its fraction negated as one number, plus 2^23
 
-The older forms are little endian: date is day + 32 · month + 512 · year in 3 bytes; datetime and
-time are the decimal digits YYYYMMDDhhmmss in 8 bytes and hhmmss in 3, timestamp 4 bytes.
+A date is day + 32 · month + 512 · year in 3 bytes, little endian. The forms of older servers are in
+values_older.py, and share the second half of this module.
 
 MySQL counts in the proleptic Gregorian calendar, as Arrow does. A date may be none: day or month
 0, or (with ALLOW_INVALID_DATES) a day that its month does not have. `zero_dates` decides then.
@@ -34,7 +34,7 @@ from cdc.ragged import Bools, Int64s, Slices
 DAY_US = 86_400_000_000
 _MICROS = (1, 10_000, 100, 1)
 """Microseconds of a fraction's unit, by its bytes."""
-_YEARS = 10_000
+YEARS = 10_000
 
 
 def fraction_bytes(digits: int) -> int:
@@ -44,9 +44,9 @@ def fraction_bytes(digits: int) -> int:
 
 def date(slices: Slices, zero_dates: ZeroDates) -> pa.Array:
     """date32 of DATE."""
-    stored = _stored(slices, "<u4") & 0xFFFFFF
+    stored = stored_at(slices, "<u4") & 0xFFFFFF
     month = (stored >> 5) & 15
-    _require(slices, month <= 12)
+    require(slices, month <= 12)
     days, invalid = days_of((stored >> 9) * 13 + month, stored & 31, slices)
     days, valid = replaced(slices, days, invalid, zero_dates)
     return ragged.fixed(pa.date32(), days.astype(np.int32), valid)
@@ -54,8 +54,8 @@ def date(slices: Slices, zero_dates: ZeroDates) -> pa.Array:
 
 def datetime(slices: Slices, digits: int, zero_dates: ZeroDates) -> pa.Array:
     """timestamp[us] of DATETIME."""
-    stored = _stored(slices, ">i8") >> 24
-    _require(slices, stored < 0)
+    stored = stored_at(slices, ">i8") >> 24
+    require(slices, stored < 0)
     days, invalid = days_of((stored >> 22) & 0x1FFFF, (stored >> 17) & 31, slices)
     time_us = seconds_of((stored >> 12) & 31, (stored >> 6) & 63, stored & 63, slices) * 1_000_000
     time_us += _fraction(slices, 5, fraction_bytes(digits))
@@ -64,53 +64,23 @@ def datetime(slices: Slices, digits: int, zero_dates: ZeroDates) -> pa.Array:
 
 def timestamp(slices: Slices, digits: int, zero_dates: ZeroDates) -> pa.Array:
     """timestamp[us, UTC] of TIMESTAMP."""
-    seconds = _stored(slices, ">u4")
+    seconds = stored_at(slices, ">u4")
     micros = _fraction(slices, 4, fraction_bytes(digits))
-    return _utc(slices, seconds * 1_000_000 + micros, zero_dates)
+    return utc(slices, seconds * 1_000_000 + micros, zero_dates)
 
 
 def time(slices: Slices, digits: int) -> pa.Array:
     """TIME, a duration, as text."""
     size = 3 + fraction_bytes(digits)
     # One signed number of the whole width: integer part and fraction.
-    stored = (_stored(slices, ">i8") >> (64 - 8 * size)) & ((1 << 8 * size) - 1)
+    stored = (stored_at(slices, ">i8") >> (64 - 8 * size)) & ((1 << 8 * size) - 1)
     signed = stored - (1 << (8 * size - 1))
     magnitude = np.abs(signed)
     whole = magnitude >> (8 * (size - 3))
     micros = (magnitude & ((1 << (8 * (size - 3))) - 1)) * _MICROS[size - 3]
-    _require(slices, micros < 1_000_000)
+    require(slices, micros < 1_000_000)
     seconds = duration((whole >> 12) & 1023, (whole >> 6) & 63, whole & 63, slices)
     return printed_time(slices, (seconds * 1_000_000 + micros) * np.sign(signed))
-
-
-def old_timestamp(slices: Slices, zero_dates: ZeroDates) -> pa.Array:
-    """timestamp[us, UTC] of a TIMESTAMP in its older form."""
-    seconds = _stored(slices, "<u4")
-    return _utc(slices, seconds * 1_000_000, zero_dates)
-
-
-def old_datetime(slices: Slices, zero_dates: ZeroDates) -> pa.Array:
-    """timestamp[us] of a DATETIME in its older form."""
-    stored = _stored(slices, "<i8")
-    _require(slices, (stored >= 0) & (stored < _YEARS * 10**10))
-    day, clock_digits = stored // 10**6, stored % 10**6
-    month = day // 100 % 100
-    _require(slices, month <= 12)
-    days, invalid = days_of(day // 10_000 * 13 + month, day % 100, slices)
-    hour, minute = clock_digits // 10_000, clock_digits // 100 % 100
-    seconds = seconds_of(hour, minute, clock_digits % 100, slices)
-    moved = days * DAY_US + seconds * 1_000_000
-    return moments(slices, moved, invalid, zero_dates, pa.timestamp("us"))
-
-
-def old_time(slices: Slices) -> pa.Array:
-    """TIME in its older form, as text."""
-    stored = _stored(slices, "<u4") & 0xFFFFFF
-    signed = stored - ((stored & 0x800000) << 1)
-    magnitude = np.abs(signed)
-    hour, minute = magnitude // 10_000, magnitude // 100 % 100
-    seconds = duration(hour, minute, magnitude % 100, slices)
-    return printed_time(slices, seconds * 1_000_000 * np.sign(signed))
 
 
 @cache
@@ -118,13 +88,13 @@ def _months() -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]]:
     """By 13 · year + month: days since 1970 of the month's first day, and how many it has; month 0
     has none."""
     firsts = np.arange("0000-01", "10000-02", dtype="M8[M]").astype("M8[D]").astype(np.int32)
-    days, lengths = np.zeros((_YEARS, 13), np.int32), np.zeros((_YEARS, 13), np.int8)
-    days[:, 1:] = firsts[:-1].reshape(_YEARS, 12)
-    lengths[:, 1:] = np.diff(firsts).reshape(_YEARS, 12)
+    days, lengths = np.zeros((YEARS, 13), np.int32), np.zeros((YEARS, 13), np.int8)
+    days[:, 1:] = firsts[:-1].reshape(YEARS, 12)
+    lengths[:, 1:] = np.diff(firsts).reshape(YEARS, 12)
     return days.ravel(), lengths.ravel()
 
 
-def _stored(slices: Slices, dtype: str) -> Int64s:
+def stored_at(slices: Slices, dtype: str) -> Int64s:
     """The integers at the starts; 0 where null."""
     found = ragged.gather_int64(slices.buffer, slices.start, dtype)
     return found if slices.valid is None else np.where(slices.valid, found, 0)
@@ -132,7 +102,7 @@ def _stored(slices: Slices, dtype: str) -> Int64s:
 
 def days_of(month: Int64s, day: Int64s, slices: Slices) -> tuple[Int64s, Bools]:
     """Days since 1970, by 13 · year + month; and where that is no date."""
-    _require(slices, month < _YEARS * 13)
+    require(slices, month < YEARS * 13)
     firsts, lengths = _months()
     invalid = (day < 1) | (day > lengths[month])
     return firsts[month] + day - 1, invalid
@@ -140,12 +110,12 @@ def days_of(month: Int64s, day: Int64s, slices: Slices) -> tuple[Int64s, Bools]:
 
 def seconds_of(hour: Int64s, minute: Int64s, second: Int64s, slices: Slices) -> Int64s:
     """Seconds of a time of day."""
-    _require(slices, hour < 24)
+    require(slices, hour < 24)
     return duration(hour, minute, second, slices)
 
 
 def duration(hour: Int64s, minute: Int64s, second: Int64s, slices: Slices) -> Int64s:
-    _require(slices, (minute < 60) & (second < 60))
+    require(slices, (minute < 60) & (second < 60))
     return (hour * 60 + minute) * 60 + second
 
 
@@ -155,11 +125,11 @@ def _fraction(slices: Slices, at: int, size: int) -> Int64s:
         return np.zeros(len(slices), np.int64)
     stored = ragged.gather_int64(slices.buffer, slices.start + at, ">u4") >> (32 - 8 * size)
     micros = stored * _MICROS[size]
-    _require(slices, micros < 1_000_000)
+    require(slices, micros < 1_000_000)
     return micros
 
 
-def _utc(slices: Slices, moment_us: Int64s, zero_dates: ZeroDates) -> pa.Array:
+def utc(slices: Slices, moment_us: Int64s, zero_dates: ZeroDates) -> pa.Array:
     return moments(slices, moment_us, moment_us == 0, zero_dates, pa.timestamp("us", "UTC"))
 
 
@@ -197,7 +167,7 @@ def printed_time(slices: Slices, time_us: Int64s) -> pa.Array:
     return pc.if_else(pa.array(slices.valid), printed, pa.scalar(None, pa.string()))
 
 
-def _require(slices: Slices, fits: Bools) -> None:
+def require(slices: Slices, fits: Bools) -> None:
     """BadData unless all values that are not null fit."""
     if slices.valid is not None:
         fits = fits | ~slices.valid

@@ -194,6 +194,17 @@ def test_the_older_forms_of_dates_and_times() -> None:
     ]
 
 
+def test_mariadbs_older_fractions() -> None:
+    """As MariaDB 10.11 wrote them with mysql56_temporal_format=OFF: 2020-01-02 03:04:05.678 and
+    -12:00:01.250."""
+    moment = datetime(2020, 1, 2, 3, 4, 5, 678_000)  # noqa: DTZ001
+    stored = bytes.fromhex("0042090a66c32e")
+    assert listed(MyType(FieldType.DATETIME, 3), stored, bytes(7), None) == [moment, None, None]
+    stored = bytes.fromhex("5e0d5da502a6")
+    assert listed(MyType(FieldType.TIMESTAMP, 3), stored) == [moment.replace(tzinfo=UTC)]
+    assert listed(MyType(FieldType.TIME, 3), bytes.fromhex("00b174729e")) == ["-12:00:01.25"]
+
+
 @pytest.mark.parametrize(
     ("collation", "text"),
     [
