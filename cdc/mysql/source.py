@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cdc.completion import no_history
 from cdc.config import SourceConfig
-from cdc.errors import SourceError
+from cdc.errors import SourceError, SourceUnavailable
 from cdc.frontiers import Frontier
 from cdc.mysql import catalog, continuity
 from cdc.mysql.captured import CapturedTables
@@ -133,6 +133,7 @@ class MySqlSource:
             if not tables:
                 yield Piece((), 1, self.current_position(), 0)
                 return
+            self._require_tables(tables)
             pinned = reader.pin()
             self._tables = {**self._tables, **reader.tables}
             self._schemas = {**self._schemas, **reader.schemas}
@@ -148,6 +149,18 @@ class MySqlSource:
                 position = piece.position
                 yield piece
         yield Piece((), 1, position, 0, reconcile=tuple(tables))
+
+    def _require_tables(self, names: Sequence[str]) -> None:
+        """The tables are still those that `open` found."""
+        with source_errors(self._config.url):
+            now = catalog.read_named(self._catalog(), names)
+        for name in names:
+            if name not in self._tables or name not in now:
+                raise SourceUnavailable(
+                    "the table was made or dropped while its snapshot was about to begin",
+                    where=name,
+                    hint="the snapshot is begun again: nothing was published",
+                )
 
     def _overlap(
         self, low: NativePosition, high: NativePosition, rows: int, max_piece_bytes: int

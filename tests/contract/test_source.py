@@ -1,10 +1,9 @@
-"""What every Source promises (cdc/source.py), on a real server, without a log."""
+"""What every Source promises (cdc/source.py), on real servers of every kind, without a log."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,38 +15,40 @@ from cdc.latest import latest_per_key
 from cdc.positions import NativePosition, Vector
 from cdc.postgres.connection import connect
 from cdc.postgres.source import PostgresSource
-from cdc.source import Piece
+from cdc.source import Piece, Source
 from tests.fix_capture import SOURCE, Capture
 
-TABLES = ("public.a", "public.b")
-
 
 @pytest.fixture
-def database(pg_database: str, tmp_path: Path) -> Capture:
-    made = Capture(pg_database, tmp_path)
-    made.sql(
-        "CREATE TABLE a (id int PRIMARY KEY, n numeric, x text)",
+def database(any_capture: Capture) -> Capture:
+    many, ten = any_capture.database.series(1, 3000), any_capture.database.series(1, 10)
+    any_capture.sql(
+        "CREATE TABLE a (id int PRIMARY KEY, n numeric(20,6), x text)",
         "CREATE TABLE b (id int PRIMARY KEY, x text)",
-        "ALTER TABLE a ALTER x SET STORAGE EXTERNAL",
-        "INSERT INTO a SELECT g, g / 3.0, repeat('x', g) FROM generate_series(1, 3000) g",
-        "INSERT INTO b SELECT g, 'b' FROM generate_series(1, 10) g",
+        *any_capture.database.off_line("a", "x"),
+        f"INSERT INTO a SELECT g, g / 3.0, repeat('x', g) FROM {many}",
+        f"INSERT INTO b SELECT g, 'b' FROM {ten}",
     )
-    return made
+    return any_capture
 
 
 @pytest.fixture
-def source(database: Capture) -> Iterator[PostgresSource]:
+def source(database: Capture) -> Iterator[Source]:
     made = database.source()
     yield made
     made.close()
 
 
-def snapshot(source: PostgresSource, max_piece_bytes: int = 10**6) -> list[Piece]:
+def tables(source: Source) -> list[str]:
+    return sorted(source.tables())
+
+
+def snapshot(source: Source, max_piece_bytes: int = 10**6) -> list[Piece]:
     source.open(None)
-    return list(source.snapshot(TABLES, max_piece_bytes))
+    return list(source.snapshot(tables(source), max_piece_bytes))
 
 
-def frontier_of(source: PostgresSource, piece: Piece) -> Frontier:
+def frontier_of(source: Source, piece: Piece) -> Frontier:
     return Frontier(
         SOURCE,
         Vector.of({SOURCE: piece.position}),
@@ -66,7 +67,7 @@ def history(pieces: list[Piece]) -> object:
 
 
 def streamed(
-    source: PostgresSource, frontier: Frontier, until: NativePosition, max_bytes: int = 10**6
+    source: Source, frontier: Frontier, until: NativePosition, max_bytes: int = 10**6
 ) -> list[Piece]:
     found = []
     stream = source.stream(frontier, max_bytes, 0.2)
@@ -89,7 +90,7 @@ def some_changes(database: Capture) -> None:
 
 
 def assert_equal(database: Capture, pieces: list[Piece]) -> None:
-    for table in TABLES:
+    for table in (database.name("a"), database.name("b")):
         batches = [batch for p in pieces for name, batch in p.changes if name == table]
         newest = latest_per_key(batches)
         live = newest.take(np.flatnonzero(newest.op != D)).rows
@@ -99,9 +100,7 @@ def assert_equal(database: Capture, pieces: list[Piece]) -> None:
         assert all(by_id[row["id"]] == row for row in live.to_pylist())
 
 
-def test_snapshot_and_stream_have_every_change_once(
-    database: Capture, source: PostgresSource
-) -> None:
+def test_snapshot_and_stream_have_every_change_once(database: Capture, source: Source) -> None:
     pieces = snapshot(source)
     some_changes(database)
     frontier = frontier_of(source, pieces[-1])
@@ -112,20 +111,20 @@ def test_snapshot_and_stream_have_every_change_once(
     assert_equal(database, pieces + later)
 
 
-def test_only_the_last_piece_of_a_snapshot_is_whole(source: PostgresSource) -> None:
+def test_only_the_last_piece_of_a_snapshot_is_whole(source: Source) -> None:
     pieces = snapshot(source, max_piece_bytes=1000)
     assert [p.whole for p in pieces] == [False] * (len(pieces) - 1) + [True]
     assert len({str(p.position) for p in pieces}) == 1
-    assert pieces[-1].reconcile == TABLES
+    assert sorted(pieces[-1].reconcile) == tables(source)
 
 
 def test_a_table_made_anew_before_the_snapshot_is_streamed(
-    database: Capture, source: PostgresSource
+    database: Capture, source: Source
 ) -> None:
     """The server took the old one out of the publication."""
     source.open(None)
     database.sql("DROP TABLE b", "CREATE TABLE b (id int PRIMARY KEY, x text)")
-    pieces = list(source.snapshot(TABLES, 10**6))
+    pieces = list(source.snapshot(tables(source), 10**6))
     some_changes(database)
     frontier = frontier_of(source, pieces[-1])
     source.open(frontier, history=history(pieces))  # type: ignore[arg-type]
@@ -134,10 +133,11 @@ def test_a_table_made_anew_before_the_snapshot_is_streamed(
 
 @pytest.mark.parametrize("work", ["CREATE TABLE c (id int PRIMARY KEY)", "DROP TABLE b"])
 def test_a_table_that_comes_or_goes_before_the_snapshot_begins_it_again(
-    database: Capture, source: PostgresSource, work: str
+    database: Capture, source: Source, work: str
 ) -> None:
     source.open(None)
-    named = ("public.a", "public.b", *(["public.c"] if "c" in work.split() else []))
+    names = ("a", "b", "c") if "c" in work.split() else ("a", "b")
+    named = [database.name(name) for name in names]
     database.sql(work)
     with pytest.raises(SourceUnavailable, match="about to begin"):
         list(source.snapshot(named, 10**6))
@@ -145,13 +145,14 @@ def test_a_table_that_comes_or_goes_before_the_snapshot_begins_it_again(
 
 @pytest.mark.parametrize("max_bytes", [2000, 10**6])
 def test_transactions_stand_together_numbered_in_execution_order(
-    database: Capture, source: PostgresSource, max_bytes: int
+    database: Capture, source: Source, max_bytes: int
 ) -> None:
     pieces = snapshot(source)
+    few = database.database.series(7000, 7100)
     for _ in range(2):
         database.transaction(
-            "INSERT INTO a SELECT g, g, 'p' FROM generate_series(7000, 7100) g",
-            "INSERT INTO b SELECT g, 'p' FROM generate_series(7000, 7100) g",
+            f"INSERT INTO a SELECT g, g, 'p' FROM {few}",
+            f"INSERT INTO b SELECT g, 'p' FROM {few}",
             "DELETE FROM a WHERE id >= 7000",
             "DELETE FROM b WHERE id >= 7000",
         )
@@ -172,9 +173,10 @@ def test_transactions_stand_together_numbered_in_execution_order(
     assert all(after.covers(before) for before, after in pairwise(positions))
 
 
-def test_a_part_of_a_transaction_resumes_exactly(database: Capture, source: PostgresSource) -> None:
+def test_a_part_of_a_transaction_resumes_exactly(database: Capture, source: Source) -> None:
     pieces = snapshot(source)
-    database.sql("INSERT INTO a SELECT g, g, 'p' FROM generate_series(7000, 27000) g")
+    many = database.database.series(7000, 27000)
+    database.sql(f"INSERT INTO a SELECT g, g, 'p' FROM {many}")
     frontier = frontier_of(source, pieces[-1])
     source.open(frontier, history=history(pieces))  # type: ignore[arg-type]
     barrier = source.place_barrier()
@@ -196,9 +198,7 @@ def test_a_part_of_a_transaction_resumes_exactly(database: Capture, source: Post
         assert seen + sum(p.num_rows for p in rest) == 20001
 
 
-def test_nothing_is_missing_and_keys_are_never_null(
-    database: Capture, source: PostgresSource
-) -> None:
+def test_nothing_is_missing_and_keys_are_never_null(database: Capture, source: Source) -> None:
     pieces = snapshot(source)
     some_changes(database)
     frontier = frontier_of(source, pieces[-1])
@@ -210,19 +210,29 @@ def test_nothing_is_missing_and_keys_are_never_null(
             assert live.rows.column("x").null_count == 0
 
 
-def test_only_acknowledge_moves_the_slot(database: Capture, source: PostgresSource) -> None:
+@pytest.fixture
+def of_postgres(capture: Capture) -> Iterator[PostgresSource]:
+    capture.sql("CREATE TABLE a (id int PRIMARY KEY)")
+    source = capture.source()
+    assert isinstance(source, PostgresSource)
+    yield source
+    source.close()
+
+
+def test_only_acknowledge_moves_the_slot(capture: Capture, of_postgres: PostgresSource) -> None:
     def confirmed() -> str:
-        with connect(database.url) as connection:
+        with connect(capture.url) as connection:
             row = connection.execute(
                 "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s",
-                (database.config.slot,),
+                (capture.config.slot,),
             ).fetchone()
         assert row is not None
         return str(row[0])
 
+    source = of_postgres
     pieces = snapshot(source)
     before = confirmed()
-    some_changes(database)
+    capture.sql("INSERT INTO a VALUES (1)")
     frontier = frontier_of(source, pieces[-1])
     source.open(frontier, history=history(pieces))  # type: ignore[arg-type]
     barrier = source.place_barrier()
