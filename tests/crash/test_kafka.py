@@ -62,7 +62,7 @@ def test_killed_in_the_snapshot_with_rows_deleted_before_the_next(
     for number, fault in enumerate(("capture.snapshot_piece", "log.append.before_commit:2"), 2):
         shop.dies(fault)
         shop.sql(f"DELETE FROM orders WHERE id % {number} = 0", "VACUUM orders")
-    shop.sql("DELETE FROM lines")
+    shop.sql("DELETE FROM items")
     assert_whole(shop)
 
 
