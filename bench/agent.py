@@ -24,11 +24,14 @@ import psutil  # type: ignore[import-untyped]
 
 from bench.measure import peak_rss_mib
 from cdc.capture.agent import run_capture
-from cdc.config import LogConfig
+from cdc.config import LogConfig, MySqlConfig, Place, SourceConfig
+from cdc.config_mysql import derived_server_id
 from cdc.log.open import open_log
-from cdc.positions import Lsn
+from cdc.mysql.source import MySqlSource
+from cdc.positions import GtidSet, Lsn, NativePosition, parse_native
 from cdc.postgres.source import PostgresSource
-from tests.fix_capture import Capture
+from cdc.source import Source
+from tests.fix_capture import SOURCE, Capture
 
 LOOK_EVERY_S = 0.2
 """Between two looks at memory: the kernel walks all pages for one, and stops the process for it."""
@@ -46,15 +49,29 @@ class Measured:
     with_workers_mib: float = 0.0
 
 
+@dataclass(frozen=True)
+class MySqlCapture:
+    """What an agent of a MySQL server captures: `tables` of the database at `url`."""
+
+    url: str
+    folder: Path
+    tables: tuple[str, ...]
+
+    def settings(self, slot: str) -> dict[str, Any]:
+        """For the process; `slot` gives the agent its server_id."""
+        return {"mysql": True, "url": self.url, "tables": list(self.tables), "slot": slot}
+
+
 def run_agent(
-    capture: Capture,
+    capture: Capture | MySqlCapture,
     slot: str,
     log: LogConfig,
-    until: Lsn | None = None,
+    until: NativePosition | None = None,
     look_at_workers: bool = False,
 ) -> Measured:
     """An agent over `slot`, until it has a whole frontier at or after `until`."""
-    process = _start(capture, slot, log, str(until or Lsn(0)))
+    nothing = GtidSet() if isinstance(capture, MySqlCapture) else Lsn(0)
+    process = _start(capture, slot, log, str(until or nothing))
     peak = 0.0
     tree = psutil.Process(process.pid)
     while look_at_workers and process.poll() is None:
@@ -85,14 +102,14 @@ def from_json(log: dict[str, Any]) -> LogConfig:
     return LogConfig(**{**log, "path": Path(log["path"])})
 
 
-def _start(capture: Capture, slot: str, log: LogConfig, until: str) -> subprocess.Popen[str]:
-    settings = {
-        "url": capture.url,
-        "folder": str(capture.folder),
-        "slot": slot,
-        "log": as_json(log),
-        "until": until,
-    }
+def _start(
+    capture: Capture | MySqlCapture, slot: str, log: LogConfig, until: str
+) -> subprocess.Popen[str]:
+    settings = {"folder": str(capture.folder), "log": as_json(log), "until": until}
+    if isinstance(capture, MySqlCapture):
+        settings |= capture.settings(slot)
+    else:
+        settings |= {"url": capture.url, "slot": slot}
     return subprocess.Popen(
         [sys.executable, "-m", "bench.agent", json.dumps(settings)],
         stdin=subprocess.PIPE,
@@ -115,7 +132,7 @@ class _Reached:
     """Notes when the frontier first stood at or after `until`; "": when stdin ends."""
 
     def __init__(self, until: str) -> None:
-        self._until = Lsn.parse(until) if until else None
+        self._until = parse_native(until) if until else None
         self._event = threading.Event()
         self.at_s = self._first_s = 0.0
         self._rows = self._first_rows = 0
@@ -137,7 +154,7 @@ class _Reached:
         text = str(facts.get("position", ""))
         if self._until is None or "@" not in text or self._event.is_set():
             return
-        if Lsn.parse(text.split("@")[1]).covers(self._until):
+        if parse_native(text.split("@")[1]).covers(self._until):
             self.at_s = time.perf_counter()
             self._event.set()
 
@@ -154,13 +171,31 @@ def _cpu_s() -> float:
     return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, who))
 
 
+def _config(settings: dict[str, Any]) -> SourceConfig:
+    if "mysql" not in settings:
+        capture = Capture(settings["url"], Path(settings["folder"]))
+        return replace(capture.config, slot=settings["slot"])
+    mysql = MySqlConfig(derived_server_id(settings["slot"]))
+    return SourceConfig(
+        SOURCE,
+        "mysql",
+        settings["url"],
+        tuple(settings["tables"]),
+        "initial",
+        "",
+        "",
+        Place("connectors.yaml", 1, 1),
+        mysql=mysql,
+    )
+
+
 def main(settings: dict[str, Any]) -> None:
     """The process: prints what was measured."""
-    capture = Capture(settings["url"], Path(settings["folder"]))
-    config = replace(capture.config, slot=settings["slot"])
+    config = _config(settings)
     log = from_json(settings["log"])
     reached = _Reached(settings["until"])
-    source = PostgresSource(config, log.path / "state", reached.note)
+    kind = PostgresSource if config.mysql is None else MySqlSource
+    source: Source = kind(config, log.path / "state", reached.note)
     began_s, used_s = time.perf_counter(), _cpu_s()
     run_capture(source, open_log(log), config, reached, reached.note)
     own_mib = peak_rss_mib(os.getpid())

@@ -106,10 +106,10 @@ class Peer:
         pid, broker_pid = self.worker.pid, self.broker.process.pid
         reset_peak_rss(pid)
         used_s, broker_used_s = cpu_s(pid), cpu_s(broker_pid)
-        with _records(self.broker, f"{name}.{TABLE}") as count:
+        with topic_records(self.broker, f"{name}.{TABLE}") as count:
             begin()
-            first, first_s = _wait(count, 1)
-            last, last_s = _wait(count, rows)
+            first, first_s = wait_for(count, 1)
+            last, last_s = wait_for(count, rows)
         assert last == rows, f"{last} records of {rows} rows"
         return Run(
             (last - first) / (last_s - first_s),
@@ -123,7 +123,7 @@ def void(_: object) -> None: ...
 
 
 @contextmanager
-def _records(broker: Broker, topic: str) -> Iterator[Callable[[], int]]:
+def topic_records(broker: Broker, topic: str) -> Iterator[Callable[[], int]]:
     """How many records a topic of one partition has had; 0 before it exists."""
     consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "bench"})
 
@@ -139,7 +139,7 @@ def _records(broker: Broker, topic: str) -> Iterator[Callable[[], int]]:
         consumer.close()
 
 
-def _wait(count: Callable[[], int], least: int) -> tuple[int, float]:
+def wait_for(count: Callable[[], int], least: int) -> tuple[int, float]:
     """The first count of at least `least`, and when it was seen."""
     deadline_s = time.perf_counter() + DEADLINE_S
     while (found := count()) < least:

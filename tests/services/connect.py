@@ -58,6 +58,15 @@ _PLUGINS = {
     "debezium": pom("debezium", f"io.debezium:debezium-connector-postgres:{DEBEZIUM}"),
     "avro": pom("avro", f"io.apicurio:apicurio-registry-utils-converter:{APICURIO}"),
 }
+MYSQL_DEBEZIUM = "3.6.1.Final"
+"""The newest of its MySQL connector on Maven Central."""
+_MYSQL_PLUGINS = {
+    "debezium-mysql": pom(
+        "debezium-mysql",
+        f"io.debezium:debezium-connector-mysql:{MYSQL_DEBEZIUM}",
+        "com.mysql:mysql-connector-j:9.1.0",
+    ),
+}
 _OF_THE_WORKER = ("connect-", "kafka-clients", "slf4j", "jakarta.ws.rs", "snappy", "zstd", "lz4")
 """Jars that a plugin must not bring along."""
 
@@ -237,14 +246,19 @@ def start_connect(
     heap: str = HEAP,
     offset_flush_ms: int = 200,
     jvm: Sequence[str] = java.QUICK,
+    mysql: bool = False,
 ) -> ConnectWorker:
     """Start a worker that keeps nothing but its log under `folder`; its internal topics on the
-    broker have a name of their own. Raises ServerFailed."""
+    broker have a name of their own. `mysql`: with Debezium's MySQL connector, too. Raises
+    ServerFailed."""
     port = free_port()
     plugins = cached(f"connect-plugins-{DEBEZIUM}-{APICURIO}", _copy_plugins)
+    path = str(plugins)
+    if mysql:
+        path += f",{cached(f'connect-mysql-{MYSQL_DEBEZIUM}', _copy_mysql_plugins)}"
     jars = cached(f"connect-{kafka.VERSION}", lambda target: copy_dependencies(_RUNTIME, target))
     properties = folder / "worker.properties"
-    properties.write_text(_properties(port, bootstrap, plugins, offset_flush_ms))
+    properties.write_text(_properties(port, bootstrap, path, offset_flush_ms))
     logging = folder / "log4j2-connect.properties"
     logging.write_text(_LOGGING)
     process = start_process(
@@ -265,21 +279,29 @@ def start_connect(
     return worker
 
 
-def _copy_plugins(target: Path) -> None:
-    for name, dependencies in _PLUGINS.items():
+def _copy_mysql_plugins(target: Path) -> None:
+    _copy_each(_MYSQL_PLUGINS, target)
+
+
+def _copy_each(plugins: Mapping[str, str], target: Path) -> None:
+    for name, dependencies in plugins.items():
         folder = target / name
         folder.mkdir()
         copy_dependencies(dependencies, folder)
         for jar in folder.iterdir():
             if jar.name.startswith(_OF_THE_WORKER):
                 jar.unlink()
+
+
+def _copy_plugins(target: Path) -> None:
+    _copy_each(_PLUGINS, target)
     # What `connect-plugin-path sync-manifests` does: then Connect need not scan every class.
     with zipfile.ZipFile(target / "avro" / "services.jar", "w") as jar_file:
         service = "META-INF/services/org.apache.kafka.connect.storage.Converter"
         jar_file.writestr(service, AVRO_CONVERTER)
 
 
-def _properties(port: int, bootstrap: str, plugins: Path, offset_flush_ms: int) -> str:
+def _properties(port: int, bootstrap: str, plugins: str, offset_flush_ms: int) -> str:
     group = f"connect-{uuid.uuid4().hex[:8]}"
     topics = "".join(
         f"{kind}.storage.topic={group}-{kind}\n{kind}.storage.replication.factor=1\n"

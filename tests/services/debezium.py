@@ -41,6 +41,33 @@ def debezium_settings(url: str, tables: Sequence[str], prefix: str, slot: str) -
     }
 
 
+def mysql_settings(
+    url: str, tables: Sequence[str], prefix: str, bootstrap: str, server_id: int
+) -> dict[str, str]:
+    """A connector over tables (`database.table`) of the MySQL at `url`; what it knows of their
+    history goes into a topic of its own."""
+    parts = urlsplit(url)
+    return {
+        "connector.class": "io.debezium.connector.mysql.MySqlConnector",
+        "tasks.max": "1",
+        "database.hostname": parts.hostname or "",
+        "database.port": str(parts.port or 3306),
+        "database.user": unquote(parts.username or ""),
+        "database.password": unquote(parts.password or ""),
+        "database.server.id": str(server_id),
+        "driver.allowPublicKeyRetrieval": "true",
+        "database.include.list": parts.path.lstrip("/"),
+        "table.include.list": ",".join(tables),
+        "schema.history.internal.kafka.bootstrap.servers": bootstrap,
+        "schema.history.internal.kafka.topic": f"{prefix}-history",
+        "include.schema.changes": "false",
+        "topic.prefix": prefix,
+        "poll.interval.ms": "20",
+        "topic.creation.default.partitions": "1",
+        "topic.creation.default.replication.factor": "1",
+    }
+
+
 def converters(kind: Converter, registry: str = "") -> dict[str, str]:
     """A connector's settings for how keys and values are written. `registry` (Avro only) is the
     base of a registry's interfaces, or Confluent's interface below it."""
