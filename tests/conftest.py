@@ -13,7 +13,7 @@ pytest.register_assert_rewrite(*pytest_plugins)  # one of them may import anothe
 
 SERVICES = {
     *("postgres", "own_postgres", "postgres_major", "kafka_bootstrap", "connect", "flink"),
-    *("elasticsearch_url", "own_elasticsearch", "elasticsearch_version"),
+    *("elasticsearch_url", "own_elasticsearch", "elasticsearch_version", "secured_elasticsearch"),
     *("redis_url", "own_redis", "forgetful_redis", "redis_flavour"),
     *("schema_registry", "own_registry", "own_kafka", "secure_kafka"),
     *("mysql", "mariadb", "my_server", "own_mysql", "own_mariadb", "new_my_server"),
