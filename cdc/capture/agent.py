@@ -25,9 +25,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from cdc import faults
+from cdc.capture.appending import joined, merged, placed
 from cdc.capture.feed import Feed
 from cdc.capture.reconcile import stale_keys
-from cdc.changes import ChangeBatch, concat, conforms
+from cdc.changes import ChangeBatch, conforms
 from cdc.config import SourceConfig
 from cdc.errors import SchemaChanged, SnapshotNeeded, SourceError
 from cdc.formats.debezium_schema import MYSQL, POSTGRES
@@ -43,7 +44,6 @@ PIECE_BYTES_MAX = 8 * 2**20
 WAIT_S = 0.25
 IDLE_FRONTIER_EVERY_S = 10.0
 IDLE_FRONTIER_EVERY_BYTES = 16 * 2**20
-SMALL_BATCH_ROWS = 8192
 SNAPSHOT_APPEND_BYTES = 16 * 2**20
 
 
@@ -199,7 +199,7 @@ class _Agent:
         with Feed(pieces, self._stopping) as feed:
             most = min(self.config.max_log_transaction_bytes, SNAPSHOT_APPEND_BYTES)
             for group in feed.groups(most):
-                for piece in _merged(group):
+                for piece in merged(group):
                     self._snapshot_piece(piece, before)
         return bool(self.frontier.positions)
 
@@ -250,9 +250,9 @@ class _Agent:
         topic = self._topic(table)
         resume = {k: v for k, v in self.frontier.resume.items() if k != "shift"}
         for batch in stale_keys(self.reader, topic, self.schemas[table], before):
-            placed = self._numbered_deletes(batch, piece)
+            deletes = self._numbered_deletes(batch, piece)
             record = self._record(False, resume=resume, incomplete=self.frontier.incomplete)
-            self._append([(topic, placed)], record)
+            self._append([(topic, deletes)], record)
 
     def _numbered_deletes(self, batch: ChangeBatch, piece: Piece) -> ChangeBatch:
         count = batch.num_rows
@@ -320,8 +320,8 @@ class _Agent:
         for piece in pieces:
             self._new_topics(piece.schemas)
             for table, changes in piece.changes:
-                placed = _placed(self._registered(table, changes), base, shift)
-                batches.setdefault(self._topic(table), []).append(placed)
+                part = placed(self._registered(table, changes), base, shift)
+                batches.setdefault(self._topic(table), []).append(part)
             self._new_schemas(piece.schemas)
             base += piece.transactions
             if piece.transactions:
@@ -336,7 +336,7 @@ class _Agent:
             resume=last.resume or self._kept_notes(),
             incomplete=last.incomplete,
         )
-        self._append(_joined(batches), record)
+        self._append(joined(batches), record)
         self.shift, self.next_ordinal = shift, 0
         faults.point("capture.after_append")
         self.source.acknowledge(last.position)
@@ -349,12 +349,12 @@ class _Agent:
         batches: dict[str, list[ChangeBatch]] = {}
         self._new_topics(piece.schemas)
         for table, changes in piece.changes:
-            placed = _placed(self._registered(table, changes), number, self.shift)
-            batches.setdefault(self._topic(table), []).append(placed)
-            self.next_ordinal = max(self.next_ordinal, int(placed.ordinal[-1]) + 1)
+            part = placed(self._registered(table, changes), number, self.shift)
+            batches.setdefault(self._topic(table), []).append(part)
+            self.next_ordinal = max(self.next_ordinal, int(part.ordinal[-1]) + 1)
         self._new_schemas(piece.schemas)
         resume = {**self._kept_notes(), **piece.resume}
-        self._append(_joined(batches), self._record(False, resume, piece.incomplete))
+        self._append(joined(batches), self._record(False, resume, piece.incomplete))
         self.report(rows=self.rows)
 
     def _truncate(self, piece: Piece) -> None:
@@ -462,43 +462,6 @@ def _goes_on(then: TableSchema, now: TableSchema) -> bool:
     return keys[0] == keys[1] and all(
         conforms(before.get(column.attnum, column.type), column.type) for column in now.columns
     )
-
-
-def _merged(group: Sequence[Piece]) -> list[Piece]:
-    """A snapshot's waiting pieces as one append: each costs a disk sync."""
-    if any(piece.truncated for piece in group):
-        return list(group)
-    parts = [piece for piece in group if not piece.whole]
-    rest = [piece for piece in group if piece.whole]
-    if not parts:
-        return rest
-    changes = tuple(change for piece in parts for change in piece.changes)
-    return [replace(parts[-1], changes=changes), *rest]
-
-
-def _placed(changes: ChangeBatch, base: int, shift: int) -> ChangeBatch:
-    """With the log's transaction numbers; `shift` is for the first transaction only."""
-    placed = changes.shifted(base)
-    if not shift:
-        return placed
-    first = changes.txn_seq == 0
-    return replace(placed, ordinal=placed.ordinal + shift * first)
-
-
-def _joined(batches: Mapping[str, Sequence[ChangeBatch]]) -> list[tuple[str, ChangeBatch]]:
-    """Neighbouring small batches of a topic and a schema as one: each has a fixed cost."""
-    found: list[tuple[str, ChangeBatch]] = []
-    for topic, parts in batches.items():
-        held: list[ChangeBatch] = []
-        for part in parts:
-            small = held and part.schema is held[0].schema
-            if held and not (small and sum(h.num_rows for h in held) < SMALL_BATCH_ROWS):
-                found.append((topic, concat(held)))
-                held = []
-            held.append(part)
-        if held:
-            found.append((topic, concat(held)))
-    return found
 
 
 def _distance(then: NativePosition, now: NativePosition) -> int:
