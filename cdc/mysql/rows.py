@@ -48,12 +48,14 @@ class TableDecoder:
 
     columns    a decoder per column of the schema
     places     for each, its number among the table's columns
+    arrow      the schema's
     """
 
     table: MyTable
     schema: TableSchema
     columns: tuple[ColumnDecoder, ...]
     places: tuple[int, ...]
+    arrow: pa.Schema
     shapes: dict[bytes, _Shape] = field(default_factory=dict, repr=False)
 
 
@@ -106,7 +108,7 @@ def compile_table(table: MyTable, schema: TableSchema, zero_dates: ZeroDates) ->
         )
         for column, place in zip(schema.columns, places, strict=True)
     )
-    return TableDecoder(table, schema, columns, places)
+    return TableDecoder(table, schema, columns, places, schema.arrow)
 
 
 def decode_rows(events: Sequence[bytes], table: TableDecoder) -> RowsOfTable:
@@ -319,14 +321,14 @@ def _batch(
             if place < 0:
                 missing.setdefault(number, np.zeros(count, np.bool_))[group.change] = True
     if len(groups) == 1 and len(groups[0].change) == count:
-        return pa.RecordBatch.from_arrays(parts[0], schema=table.schema.arrow), missing
+        return pa.RecordBatch.from_arrays(parts[0], schema=table.arrow), missing
     place_of = np.full(count, -1, np.int64)
     place_of[_joined([group.change for group in groups])] = np.arange(
         sum(len(group.change) for group in groups)
     )
     index = pa.array(place_of, mask=place_of < 0)
     columns = [pa.concat_arrays(same).take(index) for same in zip(*parts, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, schema=table.schema.arrow), missing
+    return pa.RecordBatch.from_arrays(columns, schema=table.arrow), missing
 
 
 def _by_shape(images: Sequence[_Images]) -> list[_Images]:

@@ -11,8 +11,9 @@ their sum is an int64, up to 38 digits an integer of 128 bits, above that they a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -42,25 +43,27 @@ class _Group:
 
 def size_bytes(precision: int, scale: int) -> int:
     """Bytes of a decimal(precision, scale)."""
-    last = list(_groups(precision, scale))[-1]
+    last = _groups(precision, scale)[-1]
     return last.at + last.size
 
 
-def _groups(precision: int, scale: int) -> Iterator[_Group]:
+@cache
+def _groups(precision: int, scale: int) -> tuple[_Group, ...]:
     whole = precision - scale
     first, last = whole % _GROUP_DIGITS, scale % _GROUP_DIGITS
     parts = [first] * (first > 0) + [_GROUP_DIGITS] * (whole // _GROUP_DIGITS)
     parts += [_GROUP_DIGITS] * (scale // _GROUP_DIGITS) + [last] * (last > 0)
-    at, behind = 0, precision
+    at, behind, found = 0, precision, []
     for digits in parts:
         behind -= digits
-        yield _Group(at, _BYTES[digits], digits, behind)
+        found.append(_Group(at, _BYTES[digits], digits, behind))
         at += _BYTES[digits]
+    return tuple(found)
 
 
 def decimal(slices: Slices, kind: pa.DataType) -> pa.Array:
     """decimal128(p, s). BadData when bytes are no decimal."""
-    groups = list(_groups(kind.precision, kind.scale))
+    groups = _groups(kind.precision, kind.scale)
     negative = _negative(slices)
     values = (_value(slices, group, negative) for group in groups)
     narrow = kind.precision <= _NARROW_DIGITS
