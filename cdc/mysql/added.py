@@ -32,7 +32,7 @@ from cdc.keys import row_keys
 from cdc.mysql.catalog import Server, read_named
 from cdc.mysql.connection import Connection, close, execute
 from cdc.mysql.ranges import Range, cut
-from cdc.mysql.read_views import begin_view, executed_gtids, owned_gtids
+from cdc.mysql.read_views import begin_view, exact_position, executed_gtids, owned_gtids
 from cdc.mysql.table_reader import ReadTable, read_rows
 from cdc.mysql.tables import MyTable
 from cdc.mysql.types import ZeroDates
@@ -135,7 +135,7 @@ class CatchUp:
         """Begin a read view; nothing beyond the result is in it (MariaDB: and all up to it is)."""
         point = begin_view(connection, self.server.mariadb)
         if point is not None:
-            return point.position(self.server)
+            return exact_position(connection, self.server, point)
         return owned_gtids(connection).union(executed_gtids(connection))
 
     def _session(self) -> Connection:

@@ -18,7 +18,7 @@ import pymysql
 
 from cdc.errors import SourceError
 from cdc.mysql.columns import INFO_COLUMNS, InfoRow, column
-from cdc.mysql.connection import Connection, Row, error_number, is_mariadb, query
+from cdc.mysql.connection import Connection, Row, is_mariadb, query
 from cdc.mysql.tables import MyColumn, MyTable
 from cdc.positions import BinlogPosition, GtidSet, MariaGtid, NativePosition
 
@@ -26,7 +26,6 @@ Flavour = Literal["mysql", "mariadb"]
 
 OLDEST: Mapping[str, tuple[int, int]] = {"mysql": (8, 0), "mariadb": (10, 5)}
 SYSTEM_DATABASES = ("information_schema", "mysql", "performance_schema", "sys")
-_NO_SUCH_RIGHT = frozenset((1044, 1142, 1143, 1227, 1290, 1370))
 
 
 @dataclass(frozen=True)
@@ -172,31 +171,25 @@ def current_point(connection: Connection, flavour: Flavour) -> BinlogPoint:
     return BinlogPoint(row[0], int(row[1]), _compact(row[4]) if len(row) > 4 else "")
 
 
-def engine_point(connection: Connection) -> BinlogPoint | None:
-    """MySQL: the point up to which all is visible in InnoDB, and nothing beyond is: read under the
-    locks of binlog and engines at once. Needs BACKUP_ADMIN; None without the right."""
-    statement = (
-        "SELECT JSON_UNQUOTE(LOCAL->'$.binary_log_file'), LOCAL->'$.binary_log_position', "
-        "JSON_UNQUOTE(LOCAL->'$.gtid_executed') FROM performance_schema.log_status"
-    )
-    try:
-        rows = query(connection, statement)
-    except pymysql.Error as error:
-        if error_number(error) in _NO_SUCH_RIGHT:
-            return None
-        raise
-    ((file, offset, gtids),) = rows
-    return BinlogPoint(file, int(offset), _compact(gtids))
-
-
 def read_view_point(connection: Connection) -> BinlogPoint:
     """MariaDB: the point that belongs to the read view of this connection's transaction, begun WITH
-    CONSISTENT SNAPSHOT. Needs no rights."""
+    CONSISTENT SNAPSHOT, without its GTIDs (`with_gtids`). Needs no rights."""
     rows = query(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'")
     status: dict[str, str] = dict(rows)
-    file, offset = status["Binlog_snapshot_file"], int(status["Binlog_snapshot_position"])
-    ((gtids,),) = query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", (file, offset))
-    return BinlogPoint(file, offset, gtids or "")
+    return BinlogPoint(status["Binlog_snapshot_file"], int(status["Binlog_snapshot_position"]), "")
+
+
+def with_gtids(connection: Connection, point: BinlogPoint) -> BinlogPoint | None:
+    """MariaDB: the point with its GTIDs. None when the server cannot say: BINLOG_GTID_POS reads the
+    file from its beginning, and gives up at an event above max_allowed_packet."""
+    before = current_point(connection, "mariadb")
+    after = current_point(connection, "mariadb")
+    place = (point.file, point.offset)
+    # The GTIDs of `before` were read between the two looks at the binlog's end.
+    if (before.file, before.offset) == (after.file, after.offset) == place:
+        return before
+    ((gtids,),) = query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", place)
+    return None if gtids is None else BinlogPoint(point.file, point.offset, gtids)
 
 
 def master_status(connection: Connection) -> Row:

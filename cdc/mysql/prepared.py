@@ -16,7 +16,7 @@ Rows larger than a packet are put together where they stand.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class Packets:
         return len(self.start)
 
 
-def binary_rows(connection: Connection, statement: str) -> Iterator[Packets]:
+def binary_rows(connection: Connection, statement: str) -> Generator[Packets]:
     """The rows of a SELECT without parameters; nothing without rows. Given up in the middle, the
     connection is closed. Raises PyMySQL's errors, and OSError when the connection breaks."""
     wire = internals(connection)

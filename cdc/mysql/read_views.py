@@ -33,7 +33,7 @@ from typing import Literal
 import pymysql
 
 from cdc.errors import SourceError
-from cdc.mysql.catalog import BinlogPoint, Server, current_point, read_view_point
+from cdc.mysql.catalog import BinlogPoint, Server, current_point, read_view_point, with_gtids
 from cdc.mysql.connection import Connection, error_number, execute, query
 from cdc.positions import GtidSet, NativePosition
 
@@ -94,7 +94,9 @@ def _without_lock(
         if server.mariadb:
             points = {point for point in begin(sessions) if point is not None}
             if len(points) == 1:
-                return Pinned(points.pop().position(server), None, "quiet", sessions)
+                exact = with_gtids(connection, points.pop())
+                if exact is not None:
+                    return Pinned(exact.position(server), None, "quiet", sessions)
         elif server.gtid:
             before = current_point(connection, server.flavour)
             owned = owned_gtids(connection)
@@ -130,7 +132,20 @@ def _unlocked(connection: Connection, server: Server, begin: Begin) -> Pinned | 
         return None
     (point,) = begin(1)
     assert point is not None
-    return Pinned(point.position(server), None, "single", 1)
+    return Pinned(exact_position(connection, server, point), None, "single", 1)
+
+
+def exact_position(connection: Connection, server: Server, point: BinlogPoint) -> NativePosition:
+    """The position of a MariaDB read view's place. SourceError when the server cannot say."""
+    exact = with_gtids(connection, point)
+    if exact is None:
+        raise SourceError(
+            f"the server cannot say which GTIDs are up to {point.file}/{point.offset}",
+            where=server.product,
+            hint="FLUSH BINARY LOGS: an event of this file is larger than max_allowed_packet; or "
+            "GRANT RELOAD ON *.* to the user of the URL",
+        )
+    return exact.position(server)
 
 
 def _between(connection: Connection, server: Server, begin: Begin, sessions: int) -> Pinned:

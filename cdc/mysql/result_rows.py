@@ -61,10 +61,20 @@ def types_of(table: MyTable, schema: TableSchema) -> list[MyType]:
     return [kinds[column.name] for column in schema.columns]
 
 
+class _Misfit(Exception):
+    """A row that its columns do not fill exactly."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(row)
+        self.row = row
+
+
 def decode_result(decoder: ResultDecoder, packets: Packets) -> pa.RecordBatch:
     """The rows. BadData for a malformed row, or a value that cannot be carried."""
     try:
         fields = _walk(decoder, packets)
+    except _Misfit as misfit:
+        raise _malformed(decoder, packets, misfit.row) from misfit
     except IndexError as error:
         raise _malformed(decoder, packets, 0) from error
     columns = [c.decode(slices) for c, slices in zip(decoder.columns, fields, strict=True)]
@@ -82,7 +92,7 @@ def _walk(decoder: ResultDecoder, packets: Packets) -> list[Slices]:
         found.append(slices)
         cursor = slices.start + slices.length
     if not np.array_equal(cursor, packets.end):
-        raise _malformed(decoder, packets, int((cursor != packets.end).argmax()))
+        raise _Misfit(int((cursor != packets.end).argmax()))
     return found
 
 
@@ -100,11 +110,9 @@ def _field(packets: Packets, size: int, cursor: Int64s, valid: Bools | None) -> 
             length, head_bytes = _packed(packets, cursor, length)
             behind_head = cursor + head_bytes
         cursor = behind_head if valid is None else np.where(valid, behind_head, cursor)
-        # A wrong length must not lead the next column's gather out of the buffer.
-        over = cursor + length > packets.end
+        over = (cursor + length > packets.end) | (length < 0)
         if ragged.some(over):
-            length = np.where(over, packets.end - cursor, length)
-            cursor, length = np.minimum(cursor, packets.end), np.maximum(length, 0)
+            raise _Misfit(int(over.argmax()))
     if size >= 0 and valid is not None:
         length *= valid
     return Slices(buffer, cursor, length, valid)
