@@ -179,7 +179,7 @@ class _Part:
 def _spans(found: Sorted, tables: Tables) -> Iterator[list[_Part]]:
     """Parts of the events within which each table number means one table."""
     start = 0
-    for at in _places(found.letters, MAP):
+    for at in _places(found.letters, MAP, 0, len(found)):
         event = found.events[at]
         number, decoder = event[TABLE_ID], tables.decoder(event)
         if at > start and tables.by_id.get(number, decoder) is not decoder:
@@ -189,19 +189,15 @@ def _spans(found: Sorted, tables: Tables) -> Iterator[list[_Part]]:
     yield list(_parts(found, tables, start, len(found)))
 
 
-def _places(letters: bytes, letter: int) -> Iterator[int]:
-    at = letters.find(letter)
-    while at >= 0:
-        yield at
-        at = letters.find(letter, at + 1)
+def _places(letters: bytes, letter: int, start: int, stop: int) -> list[int]:
+    here = np.frombuffer(letters, np.uint8)[start:stop]
+    return ((here == letter).nonzero()[0] + start).tolist()
 
 
 def _parts(found: Sorted, tables: Tables, start: int, stop: int) -> Iterator[_Part]:
     places: dict[int, list[int]] = {}
     decoders: dict[int, TableDecoder] = {}
-    for at in range(start, stop):
-        if found.letters[at] != CHANGE:
-            continue
+    for at in _places(found.letters, CHANGE, start, stop):
         number = found.events[at][TABLE_ID]
         if number not in tables.by_id:
             raise events.malformed("rows of a table without a table map", found.events[at])

@@ -139,6 +139,6 @@ class FileOffsets:
         return str(BinlogPosition(self._file, self._end(gtid) - events.header(gtid).size_bytes))
 
     def _end(self, event: bytes) -> int:
-        """The end nearest to where we are that fits."""
+        """The first end from where we are that fits."""
         end = int.from_bytes(event[_END], "little")
-        return end + round((self._offset - end) / 2**32) * 2**32
+        return end + max(0, self._offset - end + 2**32 - 1) // 2**32 * 2**32

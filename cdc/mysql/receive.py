@@ -33,6 +33,7 @@ _HEAD_BYTES = 4
 _PACKET_BYTES_MAX = 0xFFFFFF
 _OK, _END, _ERROR = 0x00, 0xFE, 0xFF
 _HEARTBEATS = frozenset((Kind.HEARTBEAT, Kind.HEARTBEAT_V2))
+_LOOKED_AT = _HEARTBEATS | {Kind.FORMAT_DESCRIPTION, Kind.ROTATE}
 _word = struct.Struct("<I").unpack_from
 
 
@@ -99,7 +100,7 @@ class Receiver:
         if not found:
             return
         with self._changed:
-            self._events = self._events + found if self._events else found
+            self._events.extend(found)
             self._bytes += size
             self._changed.notify_all()
             while self._bytes >= QUEUE_BYTES and not self._stopping:
@@ -116,23 +117,32 @@ class Packets:
         self._sequence = 1
         self._checksum = True
         self._file = ""
+        self._broken: Exception | None = None
 
     def read(self) -> tuple[list[bytes], int]:
         """The events that one read of the socket completes, and their bytes. Raises OSError when
         the connection ends, PyMySQL's errors that the server sends, BadData for an event that does
-        not fit its checksum."""
-        self._fill(self._buffer[self._filled :])
+        not fit its checksum; what came before it was returned."""
+        if self._broken is not None:
+            raise self._broken
         found: list[bytes] = []
-        at = self._cut(found)
-        left = self._filled - at
-        if left >= _HEAD_BYTES and (_word(self._buffer, at)[0] & _PACKET_BYTES_MAX) > (
-            BUFFER_BYTES - _HEAD_BYTES
-        ):
-            self._event(self._large(at), found)
-        elif at:
-            self._buffer[:left] = bytes(self._buffer[at : self._filled])
-            self._filled = left
+        try:
+            self._fill(self._buffer[self._filled :])
+            at = self._cut(found)
+            left = self._filled - at
+            if left >= _HEAD_BYTES and self._length(at) > BUFFER_BYTES - _HEAD_BYTES:
+                self._event(self._large(at), found)
+            elif at:
+                self._buffer[:left] = bytes(self._buffer[at : self._filled])
+                self._filled = left
+        except Exception as error:
+            if not found:
+                raise
+            self._broken = error
         return found, sum(map(len, found))
+
+    def _length(self, at: int) -> int:
+        return int(_word(self._buffer, at)[0]) & _PACKET_BYTES_MAX
 
     def _fill(self, into: memoryview) -> None:
         count = self._wire.recv_into(into)
@@ -141,17 +151,29 @@ class Packets:
         self._filled += count
 
     def _cut(self, found: list[bytes]) -> int:
-        """Append the events of all packets that are complete; where the next packet begins."""
+        """Append the events of all packets that are complete; where the next packet begins. What
+        is ordinary is done here, without a call per event."""
         buffer, end, at = self._buffer, self._filled, 0
         while end - at >= _HEAD_BYTES:
             (word,) = _word(buffer, at)
             stop = at + _HEAD_BYTES + (word & _PACKET_BYTES_MAX)
             if stop > end:
                 break
-            self._count(word)
-            payload = buffer[at + _HEAD_BYTES : stop].tobytes()
+            if word >> 24 != self._sequence:
+                self._count(word)
+            self._sequence = (word >> 24) + 1 & 0xFF
+            event = buffer[at + _HEAD_BYTES + 1 : stop - CHECKSUM_BYTES].tobytes()
+            if (
+                self._checksum
+                and len(event) >= HEADER_BYTES
+                and buffer[at + _HEAD_BYTES] == _OK
+                and event[4] not in _LOOKED_AT
+                and crc32(event) == _word(buffer, stop - CHECKSUM_BYTES)[0]
+            ):
+                found.append(event)
+            else:
+                self._event(buffer[at + _HEAD_BYTES : stop].tobytes(), found)
             at = stop
-            self._event(payload, found)
         return at
 
     def _count(self, word: int) -> None:
