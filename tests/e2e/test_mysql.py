@@ -201,7 +201,7 @@ def kill(user: User, source: str) -> None:
 
     def pid() -> int:
         told = user.cdc("status", "--json").lines[0]["sources"][source]
-        return int(told["pid"] or 0) if told["state"] == "running" else 0
+        return int(told["pid"] or 0) if told["state"] == "streaming" else 0
 
     user.eventually(pid)
     os.kill(pid(), signal.SIGKILL)
