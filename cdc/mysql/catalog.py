@@ -299,51 +299,57 @@ def collation_ids(connection: Connection) -> dict[str, int]:
 _TABLES = """
 SELECT t.TABLE_NAME, t.TABLE_TYPE, t.ENGINE, t.TABLE_ROWS, t.DATA_LENGTH, e.TRANSACTIONS
 FROM information_schema.TABLES t LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE
-WHERE t.TABLE_SCHEMA = %s
+WHERE t.TABLE_SCHEMA = %s AND {table}
 """
 
 _COLUMNS = f"""
 SELECT TABLE_NAME, {INFO_COLUMNS}
-FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s ORDER BY TABLE_NAME, ORDINAL_POSITION
+FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND {{table}}
+ORDER BY TABLE_NAME, ORDINAL_POSITION
 """
 
 _KEYS = """
 SELECT TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART, NULLABLE
-FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = %s AND NON_UNIQUE = 0
+FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = %s AND {table} AND NON_UNIQUE = 0
 ORDER BY TABLE_NAME, INDEX_NAME, SEQ_IN_INDEX
 """
 
 _JSON_CHECKS = """
 SELECT TABLE_NAME, CONSTRAINT_NAME, CHECK_CLAUSE FROM information_schema.CHECK_CONSTRAINTS
-WHERE CONSTRAINT_SCHEMA = %s AND CHECK_CLAUSE LIKE '%%json_valid%%'
+WHERE CONSTRAINT_SCHEMA = %s AND {table} AND CHECK_CLAUSE LIKE '%%json_valid%%'
 """
 
 
 def _tables_of(
     connection: Connection, database: str, names: set[str], collations: Mapping[str, int]
 ) -> dict[str, MyTable]:
-    """The tables of one database. A constant database is what the server's dictionary can look up;
-    the names are picked here."""
-    tables = [row for row in query(connection, _TABLES, (database,)) if row[0] in names]
-    json = _json_columns(connection, database)
+    """The tables of one database. A constant name is what the servers' dictionaries can look up:
+    the database, and if it is only one the table; several tables are picked here."""
+
+    def rows_of(statement: str, column: str = "TABLE_NAME") -> list[Row]:
+        (only, *others) = names
+        arguments = (database,) if others else (database, only)
+        return query(
+            connection, statement.format(table="true" if others else f"{column} = %s"), arguments
+        )
+
+    tables = [row for row in rows_of(_TABLES, "t.TABLE_NAME") if row[0] in names]
     mariadb = is_mariadb(connection)
+    json = _json_columns(rows_of(_JSON_CHECKS)) if mariadb else set()
     columns: dict[str, list[MyColumn]] = defaultdict(list)
-    for table, *facts in query(connection, _COLUMNS, (database,)):
+    for table, *facts in rows_of(_COLUMNS):
         if table in names:
             row = InfoRow(*facts)
             columns[table].append(column(row, collations, (table, row.name) in json, mariadb))
-    keys = _keys(query(connection, _KEYS, (database,)))
+    keys = _keys(rows_of(_KEYS))
     return {
         f"{database}.{row[0]}": _table(database, row, columns[row[0]], *keys.get(row[0], ("", ())))
         for row in tables
     }
 
 
-def _json_columns(connection: Connection, database: str) -> set[tuple[str, str]]:
+def _json_columns(rows: Sequence[Row]) -> set[tuple[str, str]]:
     """MariaDB's JSON is text with a check of the server's own making, named as the column."""
-    if not is_mariadb(connection):
-        return set()
-    rows = query(connection, _JSON_CHECKS, (database,))
     return {
         (table, name)
         for table, name, clause in rows

@@ -13,27 +13,26 @@ from dataclasses import dataclass
 
 from cdc.errors import SourceError
 from cdc.mysql.tables import BINARY_COLLATION, UNKNOWN, MyColumn, MyType
-
-TINY, SHORT, LONG, FLOAT, DOUBLE, LONGLONG, INT24 = 1, 2, 3, 4, 5, 8, 9
-DATE, YEAR, VARCHAR, BIT, JSON, DECIMAL = 10, 13, 15, 16, 245, 246
-TIMESTAMP, DATETIME, TIME = 17, 18, 19
-OLD_TIMESTAMP, OLD_TIME, OLD_DATETIME = 7, 11, 12
-ENUM, SET, BLOB, STRING, GEOMETRY = 247, 248, 252, 254, 255
-BLOB_COMPRESSED, VARCHAR_COMPRESSED = 140, 141
+from cdc.mysql.types import FieldType
 
 _INTEGERS = {
-    "tinyint": TINY,
-    "smallint": SHORT,
-    "mediumint": INT24,
-    "int": LONG,
-    "bigint": LONGLONG,
+    "tinyint": FieldType.TINY,
+    "smallint": FieldType.SHORT,
+    "mediumint": FieldType.INT24,
+    "int": FieldType.LONG,
+    "bigint": FieldType.LONGLONG,
 }
 _TIMES = {
-    "timestamp": (TIMESTAMP, OLD_TIMESTAMP),
-    "datetime": (DATETIME, OLD_DATETIME),
-    "time": (TIME, OLD_TIME),
+    "timestamp": (FieldType.TIMESTAMP2, FieldType.TIMESTAMP),
+    "datetime": (FieldType.DATETIME2, FieldType.DATETIME),
+    "time": (FieldType.TIME2, FieldType.TIME),
 }
-_STRINGS = {"char": STRING, "binary": STRING, "varchar": VARCHAR, "varbinary": VARCHAR}
+_STRINGS = {
+    "char": FieldType.STRING,
+    "binary": FieldType.STRING,
+    "varchar": FieldType.VARCHAR,
+    "varbinary": FieldType.VARCHAR,
+}
 _BLOBS = {
     "tinytext": 1,
     "text": 2,
@@ -44,8 +43,8 @@ _BLOBS = {
     "mediumblob": 3,
     "longblob": 4,
 }
-_PLAIN = {"date": (DATE, 0), "year": (YEAR, 0), "json": (JSON, 4)}
-_FLOATS = {"float": (FLOAT, 4), "double": (DOUBLE, 8)}
+_PLAIN = {"date": (FieldType.DATE, 0), "year": (FieldType.YEAR, 0), "json": (FieldType.JSON, 4)}
+_FLOATS = {"float": (FieldType.FLOAT, 4), "double": (FieldType.DOUBLE, 8)}
 _GEOMETRIES = frozenset(
     {"geometry", "point", "linestring", "polygon", "geometrycollection", "geomcollection"}
     | {"multipoint", "multilinestring", "multipolygon"}
@@ -102,7 +101,7 @@ def _kind(row: InfoRow, collation: int, json: bool) -> MyType:
     if name in _INTEGERS:
         return MyType(_INTEGERS[name], 0, unsigned)
     if name == "decimal":
-        return MyType(DECIMAL, (row.precision or 0) << 8 | (row.scale or 0), unsigned)
+        return MyType(FieldType.NEWDECIMAL, (row.precision or 0) << 8 | (row.scale or 0), unsigned)
     if name in _FLOATS:
         return MyType(*_FLOATS[name], unsigned)
     if name in _TIMES:
@@ -110,21 +109,21 @@ def _kind(row: InfoRow, collation: int, json: bool) -> MyType:
         return MyType(old if _OLD_FORMAT in row.column_type else new, row.digits or 0)
     if name == "bit":
         bits = row.precision or 1
-        return MyType(BIT, (bits // 8) << 8 | bits % 8)
+        return MyType(FieldType.BIT, (bits // 8) << 8 | bits % 8)
     if name in _STRINGS:
-        code = VARCHAR_COMPRESSED if compressed else _STRINGS[name]
+        code = FieldType.VARCHAR_COMPRESSED if compressed else _STRINGS[name]
         return MyType(code, row.octets or 0, collation=text)
     if name in _BLOBS:
-        code = BLOB_COMPRESSED if compressed else BLOB
+        code = FieldType.BLOB_COMPRESSED if compressed else FieldType.BLOB
         return MyType(code, _BLOBS[name], collation=text, json=json)
     if name in ("enum", "set"):
         return _labelled(name, labels(row.column_type), text)
     if name in _GEOMETRIES:
-        return MyType(GEOMETRY, 4)
+        return MyType(FieldType.GEOMETRY, 4)
     if name in _PLAIN:
         return MyType(*_PLAIN[name])
     if name in _NATIVE:
-        return MyType(STRING, _NATIVE[name], collation=BINARY_COLLATION, native=name)
+        return MyType(FieldType.STRING, _NATIVE[name], collation=BINARY_COLLATION, native=name)
     return MyType(UNKNOWN, labels=(row.column_type,))
 
 
@@ -135,9 +134,11 @@ def labels(column_type: str) -> tuple[str, ...]:
 
 def _labelled(name: str, names: tuple[str, ...], collation: int) -> MyType:
     if name == "enum":
-        return MyType(ENUM, 1 if len(names) < 256 else 2, collation=collation, labels=names)
+        return MyType(
+            FieldType.ENUM, 1 if len(names) < 256 else 2, collation=collation, labels=names
+        )
     size = (len(names) + 7) // 8
-    return MyType(SET, 8 if size > 4 else size, collation=collation, labels=names)
+    return MyType(FieldType.SET, 8 if size > 4 else size, collation=collation, labels=names)
 
 
 def _unescaped(text: str) -> str:

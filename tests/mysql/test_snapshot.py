@@ -21,7 +21,7 @@ import pytest
 
 from cdc.errors import BadData, SourceError, SourceUnavailable
 from cdc.mysql import ranges, read_views
-from cdc.mysql.catalog import BinlogPoint, read_named, server
+from cdc.mysql.catalog import BinlogPoint, read_named, server, with_gtids
 from cdc.mysql.connection import Connection, close, connect, query
 from cdc.mysql.prepared import Packets, binary_rows
 from cdc.mysql.read_views import Pinned, begin_view, pin
@@ -34,7 +34,7 @@ from cdc.mysql.types import FieldType, table_schema
 from cdc.positions import GtidSet, MariaGtid, NativePosition
 from cdc.schema import Column, TableSchema
 from cdc.source import Piece
-from tests.fix_mysql import MyDatabase
+from tests.fix_mysql import MyDatabase, MyServer
 
 JOURNAL = "CREATE TABLE journal (id bigint PRIMARY KEY, writer int NOT NULL)"
 PINS = 4
@@ -168,6 +168,27 @@ def test_without_the_right_to_lock_nothing_is_promised_that_does_not_hold(
         assert all(low <= view <= high for view in views)
         assert at.method == ("single" if my_database.flavour == "mariadb" else "catch up")
         assert len(views) == (1 if my_database.flavour == "mariadb" else 3)
+
+
+@pytest.mark.service
+def test_a_place_whose_gtids_the_server_cannot_say_is_no_position(mariadb: MyServer) -> None:
+    """BINLOG_GTID_POS is NULL behind an event above max_allowed_packet: not the beginning."""
+    database = mariadb.new_database()
+    with closing(connect(database.url)) as connection:
+        database.sql(
+            "CREATE TABLE t (id int PRIMARY KEY, body longblob)",
+            "INSERT INTO t VALUES (1, repeat('x', 16777215))",
+        )
+        point = begin_view(connection, mariadb=True)
+        assert point is not None
+        at_its_end = with_gtids(connection, point)
+        database.sql("INSERT INTO t VALUES (2, '')")
+        assert at_its_end is None or at_its_end.gtids
+        assert with_gtids(connection, point) is None
+        with pytest.raises(SourceError, match="which GTIDs"):
+            read_views.exact_position(connection, server(connection), point)
+        mariadb.sql("FLUSH BINARY LOGS")
+    database.drop()
 
 
 @pytest.mark.service
