@@ -97,7 +97,23 @@ class Captured:
 
 def plain_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     columns = [c.storage if isinstance(c.type, pa.ExtensionType) else c for c in batch.columns]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
+    rows = pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
+    return [{name: _in_utc(value) for name, value in row.items()} for row in rows]
+
+
+def _in_utc(value: Any) -> Any:
+    """pyarrow has another object for the zone UTC."""
+    zoned = isinstance(value, dt.datetime) and value.tzinfo is not None
+    return value.astimezone(UTC) if zoned else value
+
+
+def differing(ours: Rows, said: Rows) -> dict[Any, tuple[Any, Any]]:
+    """By key, rows that are not the same, to the sign of a zero and the digits of a decimal."""
+    return {
+        key: (ours.get(key), said.get(key))
+        for key in ours.keys() | said.keys()
+        if repr(ours.get(key)) != repr(said.get(key))
+    }
 
 
 Meaning = Callable[[Any], Any]

@@ -46,11 +46,7 @@ def rights_of(server: MyServer, database: str) -> list[str]:
     """The least that the documentation asks for."""
     if server.flavour == "mariadb":
         return ["REPLICATION SLAVE, BINLOG MONITOR ON *.*", f"SELECT ON {database}.*"]
-    return [
-        "REPLICATION SLAVE, REPLICATION CLIENT, BACKUP_ADMIN ON *.*",
-        "SELECT ON performance_schema.log_status",
-        f"SELECT ON {database}.*",
-    ]
+    return ["REPLICATION SLAVE, REPLICATION CLIENT ON *.*", f"SELECT ON {database}.*"]
 
 
 def test_a_user_with_the_documented_rights_is_enough(my_database: MyDatabase) -> None:
@@ -72,23 +68,20 @@ def test_each_missing_right_is_named_with_what_it_is_for(my_database: MyDatabase
     assert "may not read the binlog|GRANT REPLICATION SLAVE ON *.* to it" in told
     client = "BINLOG MONITOR" if my_database.flavour == "mariadb" else "REPLICATION CLIENT"
     assert f"which a snapshot begins with|GRANT {client} ON *.* to it" in told
-    assert ("log_status" in told) == (my_database.flavour == "mysql")
 
 
 @pytest.mark.parametrize("right", ["RELOAD", "FLUSH_TABLES"])
-def test_a_right_to_lock_stands_in_for_log_status(mysql: MyServer, right: str) -> None:
+def test_without_a_right_to_lock_it_says_how_a_snapshot_is_taken(
+    mysql: MyServer, right: str
+) -> None:
     database = mysql.new_database()
     database.sql(TABLE)
-    rights = f"REPLICATION SLAVE, REPLICATION CLIENT, {right} ON *.*"
-    user = mysql.as_user("SELECT ON " + database.name + ".*", *rights_split(rights))
-    assert serious(findings(database, user)) == []
+    rights = rights_of(mysql, database.name)
+    said = "a snapshot of a busy server takes no lock: the user may not"
+    assert said in [f.what for f in findings(database, mysql.as_user(*rights))]
+    may = mysql.as_user(*rights, f"{right} ON *.*")
+    assert said not in [f.what for f in findings(database, may)]
     database.drop()
-
-
-def rights_split(rights: str) -> list[str]:
-    """Static and dynamic rights cannot stand in one GRANT of MySQL 8.0."""
-    names, _, level = rights.partition(" ON ")
-    return [f"{name.strip()} ON {level}" for name in names.split(",")]
 
 
 def test_rights_of_a_role_count(mysql: MyServer) -> None:
@@ -161,6 +154,11 @@ def test_a_server_without_binlog_or_gtids(new_my_server: NewMyServer) -> None:
         told = "\n".join(serious(findings(database)))
         assert said in told
         assert ("kept for 2 hours" in told) == (setting == "--gtid-mode=OFF")
+        user = server.as_user(*rights_of(server, database.name))
+        lock = "the user may not lock: a snapshot begins only when nobody commits"
+        assert (lock in "\n".join(serious(findings(database, user)))) == (
+            setting == "--gtid-mode=OFF"
+        )
         server.stop("kill")
 
 
