@@ -169,16 +169,16 @@ def _rights(config: SourceConfig, connection: Connection, server: Server) -> Ite
             "the user may not see where the binlog ends, which a snapshot begins with",
             f"GRANT {wanted} ON *.* to it",
         )
-    if server.mariadb or config.snapshot == "never":
+    if server.mariadb or config.snapshot == "never" or rights.may_lock(connection):
         return
-    if not rights.may_read_log_status(connection) and not rights.may_lock(connection):
+    if server.gtid:
+        yield Finding("ok", name, "a snapshot of a busy server takes no lock: the user may not")
+    else:
         yield Finding(
             "warning",
             name,
-            "the user may neither read performance_schema.log_status nor lock: a snapshot has to "
-            "try until nothing is committed while it begins",
-            "GRANT BACKUP_ADMIN ON *.* and SELECT ON performance_schema.log_status to it, or "
-            "GRANT RELOAD ON *.*",
+            "the user may not lock: a snapshot begins only when nobody commits for a moment",
+            "GRANT RELOAD (or FLUSH_TABLES) ON *.* to it: the lock is held for milliseconds",
         )
 
 

@@ -3,7 +3,6 @@
     reading the binlog   registering as a replica, on a connection of its own that ends at once
     its newest point     SHOW MASTER STATUS
     the global lock      the grants, for which there is nothing harmless to do
-    log_status           reading it (MySQL)
     rows of a table      reading none of them
 
 Grants alone would mislead: they may come with roles, and patterns of databases.
@@ -45,11 +44,6 @@ def may_stream(url: str) -> bool:
 def may_see_position(connection: Connection, flavour: catalog.Flavour) -> bool:
     """REPLICATION CLIENT; BINLOG MONITOR in MariaDB's words."""
     return _allowed(lambda: catalog.current_point(connection, flavour))
-
-
-def may_read_log_status(connection: Connection) -> bool:
-    """MySQL's BACKUP_ADMIN, and SELECT on the table itself."""
-    return catalog.engine_point(connection) is not None
 
 
 def may_lock(connection: Connection) -> bool:
