@@ -6,7 +6,18 @@ import subprocess
 import sys
 
 BENCHMARKS = (
-    *("decode", "decode_mysql", "json", "log", "capture", "kafka", "views", "numeric", "latency"),
+    *(
+        "decode",
+        "decode_mysql",
+        "json",
+        "log",
+        "capture",
+        "kafka",
+        "mysql",
+        "views",
+        "numeric",
+        "latency",
+    ),
     *("sinks", "elasticsearch", "redis"),
 )
 
