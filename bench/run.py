@@ -6,19 +6,8 @@ import subprocess
 import sys
 
 BENCHMARKS = (
-    *(
-        "decode",
-        "decode_mysql",
-        "json",
-        "log",
-        "capture",
-        "kafka",
-        "mysql",
-        "views",
-        "numeric",
-        "latency",
-    ),
-    *("sinks", "elasticsearch", "redis"),
+    *("decode", "decode_mysql", "json", "log", "capture", "kafka", "mysql"),
+    *("views", "numeric", "latency", "sinks", "elasticsearch", "redis"),
 )
 
 
