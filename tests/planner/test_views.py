@@ -85,3 +85,18 @@ def test_a_declared_key_is_checked_against_the_columns() -> None:
     assert plan.output.key == ("id",)
     with pytest.raises(ViewError, match="key: nr is no column"):
         plan_view("v", union, Catalog(TABLES), key=("nr",))
+
+
+def test_a_table_without_a_schema_is_of_its_sources_own() -> None:
+    """MySQL's database of the URL, where Postgres has `public`."""
+    people = TABLES["shop.public.orders"]
+    tables = {"crm.office.people": people, "crm.public.people": people}
+    catalog = Catalog(tables, schemas={"crm": "office"})
+    for sql, read in (
+        ("SELECT id FROM crm.people", "crm.office.people"),
+        ("SELECT id FROM crm.public.people", "crm.public.people"),
+    ):
+        assert plan_view("v", sql, catalog).inputs == (read,)
+    with pytest.raises(ViewError, match="no captured table") as raised:
+        plan_view("v", "SELECT id FROM crm.peple", catalog)
+    assert "crm.people" in raised.value.hint
