@@ -64,7 +64,7 @@ class MyStream:
         """See cdc.source.Source.stream."""
         while True:
             found = self._receiver.take(max_wait_s)
-            for part in _chunks(found):
+            for part in _chunks(found, min(DECODE_BYTES, max_piece_bytes)):
                 yield from self._taken(part, max_piece_bytes)
             if not found:
                 yield self._idle()
@@ -252,7 +252,7 @@ class MyStream:
             for inner in payload.payload_events(event):
                 held.append(inner)
                 size += len(inner)
-                if size >= DECODE_BYTES:
+                if size >= min(DECODE_BYTES, max_piece_bytes):
                     yield from self._taken(held, max_piece_bytes)
                     held, size = [], 0
             yield from self._taken(held, max_piece_bytes)
@@ -279,13 +279,13 @@ def _place(event: bytes) -> str:
     return f"log position {events.header(event).end_position}"
 
 
-def _chunks(found: list[bytes]) -> Iterator[list[bytes]]:
-    """Parts of about DECODE_BYTES: long enough vectors, small enough memory."""
+def _chunks(found: list[bytes], size: int) -> Iterator[list[bytes]]:
+    """Parts of about `size` bytes: long enough vectors, small enough memory."""
     total = sum(map(len, found))
-    if total <= 2 * DECODE_BYTES:
+    if total <= 2 * size:
         if found:
             yield found
         return
-    length = max(1, len(found) * DECODE_BYTES // total)
+    length = max(1, len(found) * size // total)
     for start in range(0, len(found), length):
         yield found[start : start + length]
