@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
 from cdc.config import MySqlConfig, Place, SourceConfig
 from cdc.config_mysql import derived_server_id
 from cdc.mysql.check import check_source
+from cdc.mysql.connection import internals
 from cdc.mysql.foreign_keys import foreign_key_actions
 from cdc.source import Finding
 from tests.fix_mysql import MyDatabase, MyServer, NewMyServer
@@ -178,6 +180,28 @@ def test_a_server_id_that_another_has(my_database: MyDatabase) -> None:
     url = my_database.url
     (told,) = serious(check_source(config_of(url, f"{my_database.name}.orders", server_id=own)))
     assert told.startswith(f"server_id {own} is the server's own")
+
+
+@pytest.mark.parametrize("host", ["elsewhere", "cdc-crm"])
+def test_who_reads_the_binlog_under_our_server_id(my_database: MyDatabase, host: str) -> None:
+    """A capture that runs under the same name is ours."""
+    my_database.sql(TABLE)
+    number = derived_server_id(my_database.name)
+    named = host.encode()
+    register = struct.pack("<IB", number, len(named)) + named + struct.pack("<2xHII", 0, 0, 0)
+    with closing(my_database.connect()) as replica:
+        wire = internals(replica)
+        wire._execute_command(0x15, register)  # COM_REGISTER_SLAVE
+        wire._read_packet()
+        found = check_source(
+            config_of(my_database.url, f"{my_database.name}.orders", server_id=number)
+        )
+    told = [f.what for f in found if f.severity == "error"]
+    if host == "cdc-crm":
+        assert told == []
+    else:
+        assert len(told) == 1
+        assert told[0].startswith(f"server_id {number} is that of another replica (elsewhere)")
 
 
 TABLES = {
