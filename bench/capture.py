@@ -21,7 +21,7 @@ from bench.agent import run_agent
 from bench.measure import Figure, fdatasync_p50_ms, report
 from bench.orders import DDL, INSERT, backlog, filled, new_database, receive, shares, timed
 from cdc.config import LogConfig
-from cdc.positions import Lsn
+from cdc.positions import NativePosition
 from tests.fix_capture import Capture
 from tests.fix_services import PostgresServer, start_postgres
 
@@ -101,7 +101,7 @@ def _copy(server: PostgresServer, capture: Capture) -> None:
 
 
 def _agent(
-    capture: Capture, slot: str, folder: Path, until: Lsn | None = None
+    capture: Capture, slot: str, folder: Path, until: NativePosition | None = None
 ) -> tuple[float, float]:
     """Seconds and peak memory, workers included, of an agent into the log in `folder`."""
     run = run_agent(capture, slot, LogConfig("embedded", folder), until, look_at_workers=True)

@@ -50,7 +50,7 @@ from bench.orders import (
 )
 from cdc.config import Format, LogConfig
 from cdc.log.open import open_log
-from cdc.positions import Lsn
+from cdc.positions import NativePosition
 from tests.fix_capture import SOURCE, Capture
 from tests.fix_services import PostgresServer, start_postgres
 from tests.services.kafka import Broker
@@ -86,7 +86,13 @@ class Bench:
         )
 
     def agent(
-        self, capture: Capture, name: str, form: Format, until: Lsn | None = None, *, workers: bool
+        self,
+        capture: Capture,
+        name: str,
+        form: Format,
+        until: NativePosition | None = None,
+        *,
+        workers: bool,
     ) -> Run:
         """An agent over the slot `name` into the log `name`. `workers`: memory is theirs, too."""
         broker_pid = self.broker.process.pid

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cdc.positions import Lsn
+from cdc.positions import NativePosition
 from tests.fix_capture import Capture
 from tests.fix_services import PostgresServer
 
@@ -43,7 +43,7 @@ def filled(capture: Capture, rows: int) -> None:
     capture.sql(DDL, INSERT.format(first=1, last=rows), "VACUUM ANALYZE bench_orders", "CHECKPOINT")
 
 
-def backlog(capture: Capture, rows: int) -> Lsn:
+def backlog(capture: Capture, rows: int) -> NativePosition:
     """Fill the empty table; the position behind it, after which one more transaction follows."""
     capture.sql(LOAD.format(rows=rows), "VACUUM ANALYZE bench_orders", "CHECKPOINT")
     end = capture.barrier()
@@ -51,7 +51,7 @@ def backlog(capture: Capture, rows: int) -> Lsn:
     return end
 
 
-def receive(server: PostgresServer, capture: Capture, slot: str, end: Lsn) -> None:
+def receive(server: PostgresServer, capture: Capture, slot: str, end: NativePosition) -> None:
     """pg_recvlogical of what the slot has, up to `end`, to /dev/null."""
     publication = capture.config.publication
     options = ["-o", "proto_version=1", "-o", f"publication_names={publication}"]
