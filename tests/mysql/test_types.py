@@ -21,11 +21,15 @@ from tests.fix_mysql import MyDatabase, MyServer
 from tests.mysql import captured as read
 from tests.mysql.captured import Captured, Meaning, by, differing, selected, source_config
 from tests.mysql.type_cases import TABLES, Typed
-from tests.services.mysql import FLAVOURS
+from tests.services.mysql import FLAVOURS, Flavour
 
-PAIRS = [(f, name) for f in FLAVOURS for name, typed in TABLES.items() if f in typed.flavours]
 LAX = "SET sql_mode = ''"
 INSERTED, UPDATED = 1000, 2000
+
+
+def names_of(*flavours: Flavour) -> list[str]:
+    """The types that exactly these servers have."""
+    return [name for name, typed in TABLES.items() if typed.flavours == flavours]
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,11 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[dict[str, Case]]:
-    """By server. (Pytest orders these tests by type, so that servers alternate.)"""
-    cases: dict[str, Case] = {}
-    yield cases
-    for case in cases.values():
-        case.database.drop()
-
-
-@pytest.fixture
-def case(
-    my_server: MyServer, made: dict[str, Case], tmp_path_factory: pytest.TempPathFactory
-) -> Case:
-    if my_server.flavour not in made:
-        made[my_server.flavour] = _made(my_server, tmp_path_factory.mktemp("types"))
-    return made[my_server.flavour]
+def case(my_server: MyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    """All tables of a server, captured once."""
+    made = _made(my_server, tmp_path_factory.mktemp("types"))
+    yield made
+    made.database.drop()
 
 
 def _made(server: MyServer, folder: Path) -> Case:
@@ -84,8 +78,24 @@ def updates(name: str, typed: Typed) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("my_server", "name"), PAIRS, indirect=["my_server"], scope="session")
+@pytest.mark.parametrize("name", names_of(*FLAVOURS))
 def test_snapshot_and_stream_are_what_select_says(case: Case, name: str) -> None:
+    assert_as_selected(case, name)
+
+
+@pytest.mark.parametrize("my_server", ["mysql"], indirect=True, scope="session")
+@pytest.mark.parametrize("name", names_of("mysql"))
+def test_types_of_mysql_alone(case: Case, name: str) -> None:
+    assert_as_selected(case, name)
+
+
+@pytest.mark.parametrize("my_server", ["mariadb"], indirect=True, scope="session")
+@pytest.mark.parametrize("name", names_of("mariadb"))
+def test_types_of_mariadb_alone(case: Case, name: str) -> None:
+    assert_as_selected(case, name)
+
+
+def assert_as_selected(case: Case, name: str) -> None:
     typed = TABLES[name]
     meanings = {"id": read.integer, "v": typed.means}
     exact = ("v",) if typed.means is read.single else ()
