@@ -13,7 +13,7 @@ A transaction may have begun before the events and end after them: `Open` carrie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -104,7 +104,7 @@ def decode(found: Sorted, tables: Tables, still_open: Open | None, reached: Reac
     txn = begins.cumsum() - (not continued)
     own = [found.events[at] for at in begins.nonzero()[0].tolist()]
     gtids = ([still_open.gtid] if still_open is not None else []) + own
-    commit_us = np.fromiter(map(commit_time_us, gtids), np.int64, len(gtids))
+    commit_us = _commit_times_us(gtids)
     parts = [part for span in _spans(found, tables) for part in span]
     moved = [_moved(part) for part in parts]
     total = np.zeros(len(letters) + 1, np.int64)
@@ -133,6 +133,13 @@ def decode(found: Sorted, tables: Tables, still_open: Open | None, reached: Reac
         before = still_open if len(gtids) == 1 and still_open else opened(gtids[-1], reached)
         left = _still_open(found, before, total, first)
     return Decoded(changes, tuple(gtids), ended, last, left)
+
+
+def _commit_times_us(gtids: Sequence[bytes]) -> Int64s:
+    if not gtids or gtids[0][4] == Kind.MARIA_GTID:
+        return np.fromiter(map(commit_time_us, gtids), np.int64, len(gtids))
+    times = b"\0".join([gtid[_TIME] for gtid in gtids]) + b"\0"
+    return np.frombuffer(times, np.dtype("<i8")) & _TIME_MASK
 
 
 def commit_time_us(gtid: bytes) -> int:
@@ -195,23 +202,30 @@ def _places(letters: bytes, letter: int, start: int, stop: int) -> list[int]:
 
 
 def _parts(found: Sorted, tables: Tables, start: int, stop: int) -> Iterator[_Part]:
-    places: dict[int, list[int]] = {}
-    decoders: dict[int, TableDecoder] = {}
-    for at in _places(found.letters, CHANGE, start, stop):
-        number = found.events[at][TABLE_ID]
-        if number not in tables.by_id:
-            raise events.malformed("rows of a table without a table map", found.events[at])
-        decoder = tables.by_id[number]
+    changes = _places(found.letters, CHANGE, start, stop)
+    numbers = [found.events[at][TABLE_ID] for at in changes]
+    places: dict[TableDecoder, list[int]] = {}
+    if len(set(numbers)) == 1:
+        decoder = _decoder(tables, numbers[0], found.events[changes[0]])
         if decoder is not None:
-            decoders[id(decoder)] = decoder
-            places.setdefault(id(decoder), []).append(at)
-    for which, own in places.items():
-        decoder = decoders[which]
+            places[decoder] = changes
+    else:
+        for number, at in zip(numbers, changes, strict=True):
+            decoder = _decoder(tables, number, found.events[at])
+            if decoder is not None:
+                places.setdefault(decoder, []).append(at)
+    for decoder, own in places.items():
         decoded = rows.decode_rows([found.events[at] for at in own], decoder)
         if len(decoded.op):
             if decoded.missing_rows or decoded.missing_before:
                 decoded = _filled_from_before(decoded)
             yield _Part(decoder, np.array(own, np.int64)[decoded.event], decoded)
+
+
+def _decoder(tables: Tables, number: bytes, event: bytes) -> TableDecoder | None:
+    if number not in tables.by_id:
+        raise events.malformed("rows of a table without a table map", event)
+    return tables.by_id[number]
 
 
 def _filled_from_before(found: RowsOfTable) -> RowsOfTable:

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
+import numpy as np
+
 from cdc.mysql import payload
 from cdc.mysql.events import COMPRESSED_ROWS, HEADER_BYTES, ROWS, Kind
 
@@ -114,11 +116,11 @@ def _cut(found: Sorted) -> Iterator[Sorted]:
         yield found.slice(end, len(found))
 
 
-def _places(letters: bytes | bytearray, letter: int) -> Iterator[int]:
-    at = letters.find(letter)
-    while at >= 0:
-        yield at
-        at = letters.find(letter, at + 1)
+def _places(letters: bytes | bytearray, letter: int) -> list[int]:
+    if letter not in letters:
+        return []
+    found: list[int] = (np.frombuffer(bytes(letters), np.uint8) == letter).nonzero()[0].tolist()
+    return found
 
 
 _STATEMENT = HEADER_BYTES + 13
@@ -128,7 +130,7 @@ _STATEMENT = HEADER_BYTES + 13
 def _letter_of_query(event: bytes) -> int:
     at = _STATEMENT + event[27] + (event[30] | event[31] << 8) + 1
     length = len(event) - at
-    if length == 5 and event.endswith(b"BEGIN"):
+    if length == 5 and event[at:] == b"BEGIN":
         return BEGIN
     if length == 6 and event.endswith(b"COMMIT"):
         return END

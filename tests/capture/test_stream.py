@@ -203,6 +203,7 @@ def test_nothing_is_acknowledged_but_frontiers(capture: Capture) -> None:
             capture.sql(f"INSERT INTO t VALUES ({i})")
         agent.caught_up()
     source = capture.source()
+    assert isinstance(source, PostgresSource)
     found = (
         source._catalog()
         .execute(
