@@ -26,7 +26,7 @@ from cdc.mysql.connection import Connection, internals
 from cdc.mysql.dump import Dump, begin_dump
 from cdc.mysql.events import CHECKSUM_BYTES, HEADER_BYTES, Kind
 
-QUEUE_BYTES = 24 * 2**20
+QUEUE_BYTES = 8 * 2**20
 BUFFER_BYTES = 2**20
 _RESUMES = "the agent resumes when it is back"
 _HEAD_BYTES = 4
