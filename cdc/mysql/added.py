@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -27,17 +27,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc.changes import Bools, ChangeBatch, R, concat_rows
-from cdc.errors import SnapshotNeeded
+from cdc.errors import SnapshotNeeded, SourceError
 from cdc.keys import row_keys
 from cdc.mysql.catalog import Server, read_named
 from cdc.mysql.connection import Connection, close, execute
+from cdc.mysql.evolution import as_table
 from cdc.mysql.ranges import Range, cut
 from cdc.mysql.read_views import begin_view, exact_position, executed_gtids, owned_gtids
 from cdc.mysql.table_reader import ReadTable, read_rows
-from cdc.mysql.tables import MyTable
+from cdc.mysql.tables import MyTable, MyType
 from cdc.mysql.types import ZeroDates
 from cdc.positions import NativePosition
 from cdc.schema import TableSchema
+
+NOTES = "added"
 
 
 @dataclass
@@ -61,7 +64,7 @@ class CatchUp:
     server: Server
     schemas: Mapping[str, TableSchema]
     zero_dates: ZeroDates
-    tables: dict[str, MyTable] = field(default_factory=dict)
+    tables: list[str] = field(default_factory=list)
     _connection: Connection | None = None
     _ranges: Iterator[Range] = field(default_factory=lambda: iter(()))
     _chunk: _Chunk | None = None
@@ -69,6 +72,10 @@ class CatchUp:
     @property
     def incomplete(self) -> tuple[str, ...]:
         return tuple(self.tables)
+
+    def notes(self) -> dict[str, object]:
+        """For the frontier's `resume`: what a restart must begin anew."""
+        return {NOTES: list(self.tables)}
 
     def saw(self, changes: Sequence[tuple[str, ChangeBatch]]) -> None:
         """The stream publishes these changes: rows of the same keys that wait are older."""
@@ -86,6 +93,16 @@ class CatchUp:
         if self._chunk is not None and self._chunk.part.table in names:
             self._chunk.kept[:] = False
 
+    def require_possible(self) -> None:
+        """Raises SourceError when a read view cannot be placed in the binlog."""
+        if self.tables and not self.server.mariadb and not self.server.gtid:
+            raise SourceError(
+                f"added after the first snapshot: {', '.join(self.tables)}",
+                where=self.server.product,
+                hint="tables can be added where the server has GTIDs: SET gtid_mode = ON; or leave "
+                "them out, or take a new snapshot",
+            )
+
     def next(self, reached: NativePosition) -> tuple[str, ChangeBatch] | None:
         """A chunk to publish behind `reached`, all of whose changes went through `saw`; None: not
         yet. An empty one has told that its table is complete. Raises SnapshotNeeded when a table
@@ -100,7 +117,7 @@ class CatchUp:
         if self.schemas[table].columns != chunk.schema.columns:
             raise _altered(table)
         if chunk.part.last:
-            del self.tables[table]
+            self.tables.remove(table)
         return table, _as_read(chunk.schema, chunk.rows.filter(pa.array(chunk.kept)))
 
     def close(self) -> None:
@@ -115,7 +132,7 @@ class CatchUp:
             return None
         part = next(self._ranges, None)
         if part is None:
-            self._ranges = cut(connection, self._unaltered(connection, next(iter(self.tables))))
+            self._ranges = cut(connection, self._unaltered(connection, self.tables[0]))
             part = next(self._ranges)
         high = self._begun(connection)
         if self.server.mariadb and not high.covers(reached):
@@ -144,13 +161,15 @@ class CatchUp:
         return self._connection
 
     def _unaltered(self, connection: Connection, name: str) -> MyTable:
-        """The table, still as it was when it was added."""
-        known, now = self.tables[name], read_named(connection, [name]).get(name)
-        if now is None or replace(known, rows=0, data_bytes=0) != replace(
-            now, rows=0, data_bytes=0
-        ):
+        """The table, still as the stream knows it."""
+        known, now = as_table(self.schemas[name]), read_named(connection, [name]).get(name)
+        if now is None or _described(known) != _described(now):
             raise _altered(name)
         return now
+
+
+def _described(table: MyTable) -> list[tuple[str, MyType]]:
+    return [(column.name, column.kind) for column in table.columns]
 
 
 def _altered(table: str) -> SnapshotNeeded:

@@ -62,6 +62,10 @@ class CapturedTables:
         for sql, database, strict in notes.get(_NOTES, ()):
             self.statement(sql, database, strict=strict)
 
+    def begin(self, schemas: Mapping[str, TableSchema]) -> None:
+        """First versions of tables that the log does not know."""
+        self._new |= schemas
+
     def notes(self) -> dict[str, Any]:
         """For the frontier's `resume`."""
         return {_NOTES: [list(s) for s in self._statements]} if self._statements else {}

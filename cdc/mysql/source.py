@@ -16,6 +16,7 @@ from cdc.config import SourceConfig
 from cdc.errors import SourceError, SourceUnavailable
 from cdc.frontiers import Frontier
 from cdc.mysql import catalog, continuity
+from cdc.mysql.added import NOTES, CatchUp
 from cdc.mysql.captured import CapturedTables
 from cdc.mysql.catalog import Server
 from cdc.mysql.check import check_source
@@ -45,7 +46,7 @@ class MySqlSource:
     """See cdc.source.Source. `state_path` is the directory for the store of left-out values;
     `progress` is told `table`, `table_rows`, `table_rows_total`, `table_done` of a snapshot."""
 
-    catches_up = False
+    catches_up = True
 
     def __init__(
         self, config: SourceConfig, state_path: Path, progress: Progress = _silent
@@ -56,6 +57,7 @@ class MySqlSource:
         self.progress = progress
         self._connection: Connection | None = None
         self._receiver: Receiver | None = None
+        self._added: CatchUp | None = None
         self._schemas: Mapping[str, TableSchema] = {}
         self._history: History = no_history
         self._tables: dict[str, MyTable] = {}
@@ -131,6 +133,7 @@ class MySqlSource:
         reader = SnapshotReader(plan, self.progress, self._launched() if tables else (), connection)
         try:
             if not tables:
+                self._schemas = {name: self._schema(t) for name, t in self._tables.items()}
                 yield Piece((), 1, self.current_position(), 0)
                 return
             self._require_tables(tables)
@@ -148,7 +151,7 @@ class MySqlSource:
             for piece in self._overlap(pinned.low, pinned.high, rows, max_piece_bytes):
                 position = piece.position
                 yield piece
-        yield Piece((), 1, position, 0, reconcile=tuple(tables))
+        yield Piece((), 1, position, 0, reconcile=tuple(tables), resume={NOTES: []})
 
     def _require_tables(self, names: Sequence[str]) -> None:
         """The tables are still those that `open` found."""
@@ -184,13 +187,24 @@ class MySqlSource:
         )
         server = self._server()
         schemas = {n: self._schemas.get(n) or self._schema(t) for n, t in self._tables.items()}
+        late = {n for n in self._tables if n not in self._schemas}
+        late |= set(frontier.resume.get(NOTES, ())) & set(self._tables)
         fold = server.settings.get("lower_case_table_names", "0") != "0"
         evolution = Evolution(self.name, schemas, self._mine.zero_dates, fold)
         captured = CapturedTables(evolution, server.mariadb)
         captured.resume(frontier.resume)
+        captured.begin({name: schemas[name] for name in late if name not in self._schemas})
+        added = self._added = CatchUp(
+            lambda: connect(self._config.url),
+            server,
+            evolution.schemas,
+            self._mine.zero_dates,
+            sorted(late) if self._config.snapshot != "never" else [],
+        )
+        added.require_possible()
         with source_errors(self._config.url):
             receiver = self._receiver = Receiver(connect(self._config.url), dump)
-            stream = MyStream(receiver, captured, frontier, self.name)
+            stream = MyStream(receiver, captured, added, frontier, self.name)
             yield from stream.pieces(max_piece_bytes, max_wait_s)
 
     def acknowledge(self, position: NativePosition) -> None:
@@ -217,6 +231,9 @@ class MySqlSource:
             self._connection = None
 
     def _end_stream(self) -> None:
+        if self._added is not None:
+            self._added.close()
+            self._added = None
         if self._receiver is not None:
             self._receiver.close()
             self._receiver = None

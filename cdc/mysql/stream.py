@@ -6,7 +6,8 @@
     (binlog.py). What follows waits for its own commit; above `max_piece_bytes` it is handed on in
     parts, as progress.
 3.  Statements and table maps change the tables' schemas in their place (captured.py).
-4.  Without changes a piece at the newest position comes every `max_wait_s`. Where the position
+4.  Tables that were added later are read between the pieces (added.py).
+5.  Without changes a piece at the newest position comes every `max_wait_s`. Where the position
     moved it is a barrier, at most once per BARRIER_EVERY_S: a waiter knows the server's position.
 
 A prepared XA transaction is held back until its XA COMMIT (xa.py). A TRANSACTION_PAYLOAD is
@@ -22,6 +23,7 @@ from dataclasses import replace
 from cdc.errors import SourceError
 from cdc.frontiers import Frontier
 from cdc.mysql import binlog, events, payload
+from cdc.mysql.added import CatchUp
 from cdc.mysql.binlog import Decoded, Open, Tables, TransactionsOf
 from cdc.mysql.captured import CapturedTables
 from cdc.mysql.events import Kind
@@ -36,6 +38,7 @@ from cdc.transaction_pieces import Resume, Truncation, pieces_of
 
 DECODE_BYTES = 4 * 2**20
 BARRIER_EVERY_S = 1.0
+CHUNK_WAIT_S = 0.01
 _LOADS = (Kind.QUERY, 18)
 _LOAD_DATA_BLOCKS = (9, 11, 17)
 """APPEND_BLOCK, DELETE_FILE, BEGIN_LOAD_QUERY; 18 is EXECUTE_LOAD_QUERY. All are of LOAD DATA as a
@@ -46,9 +49,15 @@ class MyStream:
     """Pieces after a frontier, for ever."""
 
     def __init__(
-        self, receiver: Receiver, captured: CapturedTables, frontier: Frontier, source: str
+        self,
+        receiver: Receiver,
+        captured: CapturedTables,
+        added: CatchUp,
+        frontier: Frontier,
+        source: str,
     ) -> None:
         self._receiver, self._captured, self._source = receiver, captured, source
+        self._added = added
         self._position: NativePosition = frontier.positions[source]
         self._reached = reached(self._position)
         self._resume = Resume.from_json(frontier.resume)
@@ -63,11 +72,13 @@ class MyStream:
     def pieces(self, max_piece_bytes: int, max_wait_s: float) -> Iterator[Piece]:
         """See cdc.source.Source.stream."""
         while True:
-            found = self._receiver.take(max_wait_s)
+            found = self._receiver.take(CHUNK_WAIT_S if self._added.incomplete else max_wait_s)
             for part in _chunks(found, min(DECODE_BYTES, max_piece_bytes)):
                 yield from self._taken(part, max_piece_bytes)
             if not found:
                 yield self._idle()
+            if self._added.incomplete and not self._tail and self._open is None:
+                yield from self._caught_up()
 
     def _idle(self) -> Piece:
         if self._tail or self._open is not None:
@@ -77,7 +88,27 @@ class MyStream:
         barrier = self._position != self._told and now_s - self._told_s >= BARRIER_EVERY_S
         if barrier:
             self._told, self._told_s = self._position, now_s
-        return Piece((), 0, self._position, 0, barrier=barrier, resume=self._captured.notes())
+        return self._noted(Piece((), 0, self._position, 0, barrier=barrier))
+
+    def _caught_up(self) -> Iterator[Piece]:
+        """The next rows of a table that was added, behind all that is published."""
+        chunk = self._added.next(self._position)
+        if chunk is None:
+            return
+        table, rows = chunk
+        commit_us = time.time_ns() // 1000
+        piece = Piece((chunk,), int(rows.num_rows > 0), self._position, commit_us)
+        # Named, it is published also without rows: perhaps its table is complete by it.
+        yield self._noted(replace(piece, schemas={table: rows.schema}))
+
+    def _noted(self, piece: Piece) -> Piece:
+        notes = {**self._captured.notes(), **self._added.notes(), **piece.resume}
+        return replace(
+            piece,
+            schemas={**piece.schemas, **self._captured.taken_new()},
+            resume=notes,
+            incomplete=self._added.incomplete,
+        )
 
     def _taken(self, found: Sequence[bytes], max_piece_bytes: int) -> Iterator[Piece]:
         for segment in segments(sort(found)):
@@ -125,8 +156,9 @@ class MyStream:
                 continue
             if piece.num_rows:
                 self._told = self._position
-            notes = {**self._captured.notes(), **piece.resume}
-            yield replace(piece, schemas=self._captured.taken_new(), resume=notes)
+            self._added.saw(piece.changes)
+            self._added.emptied(piece.truncated)
+            yield self._noted(piece)
 
     # What is rare
 

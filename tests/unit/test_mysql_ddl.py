@@ -52,7 +52,11 @@ CASES: list[tuple[str, tuple[Statement, ...]]] = [
     ),
     (
         "ALTER TABLE t ADD (a DECIMAL(9,2) NOT NULL, b TEXT NOT NULL, c JSON, KEY k (a))",
-        (Altered("d.t", added={"a": Added("0"), "b": Added(""), "c": Added(None, declared="JSON")}),),
+        (
+            Altered(
+                "d.t", added={"a": Added("0"), "b": Added(""), "c": Added(None, declared="JSON")}
+            ),
+        ),
     ),
     (
         "ALTER TABLE t ADD a DATETIME NOT NULL, ADD b TIMESTAMP, ADD c TIMESTAMP NULL, "

@@ -1,0 +1,124 @@
+"""Tables that are added to a source which has its snapshot: caught up beside the stream."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cdc.errors import SourceError
+from cdc.mysql import ranges
+from tests.fix_capture import DEADLINE_S, SOURCE, AgentThread, Capture
+from tests.fix_mysql import MyDatabase, NewMyServer
+
+pytestmark = pytest.mark.service
+
+ROWS = 4000
+
+
+@pytest.fixture
+def before(my_database: MyDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Capture:
+    """A source of `a` alone, with its snapshot; `b` and `c` have rows."""
+    monkeypatch.setattr(ranges, "RANGE_BYTES", 2**14)
+    monkeypatch.setattr(ranges, "LEAST_ROWS", 100)
+    made = Capture(my_database.url, tmp_path, (f"{my_database.name}.a",))
+    made.sql(
+        "CREATE TABLE a (id int PRIMARY KEY, n int)",
+        "CREATE TABLE b (id int PRIMARY KEY, n int, note varchar(100))",
+        "CREATE TABLE c (id int PRIMARY KEY)",
+        "INSERT INTO a VALUES (1, 1)",
+        f"INSERT INTO b SELECT g, g, repeat('x', 50) FROM {made.database.series(1, ROWS)}",
+        "ANALYZE TABLE b",
+    )
+    with made.running() as agent:
+        agent.caught_up()
+    return made
+
+
+def with_all(capture: Capture) -> Capture:
+    return replace(capture, tables=(capture.database.every_table,))
+
+
+def until_complete(capture: Capture, agent: AgentThread) -> None:
+    """Wait until the log has the new tables, whole."""
+    topic = f"{SOURCE}.{capture.name('b')}"
+    until_s = time.monotonic() + DEADLINE_S
+    reader = capture.log.reader()
+    try:
+        while time.monotonic() < until_s:
+            found = agent.caught_up()
+            if topic in found.schema_versions and not found.incomplete:
+                return
+            reader.wait([SOURCE], 0.1)
+    finally:
+        reader.close()
+    raise AssertionError(f"{topic} is not complete")
+
+
+def test_caught_up_while_rows_change(before: Capture) -> None:
+    capture = with_all(before)
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            key = number * 37 % ROWS
+            capture.transaction(
+                f"UPDATE b SET n = -{number} WHERE id = {key}",
+                f"DELETE FROM b WHERE id = {key + 1}",
+                f"INSERT INTO b VALUES ({ROWS + number}, 0, 'new')",
+                f"UPDATE a SET n = {number}",
+            )
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with capture.running() as agent:
+            until_complete(capture, agent)
+            stop.set()
+            writer.join()
+            agent.caught_up()
+    finally:
+        stop.set()
+        writer.join()
+    capture.assert_equal(*map(capture.name, "abc"))
+    capture.assert_history(*map(capture.name, "abc"))
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("fault", ["capture.before_append:2", "capture.after_append:1"])
+def test_killed_before_it_is_complete(before: Capture, fault: str) -> None:
+    capture = with_all(before)
+    capture.dies(fault)
+    capture.sql("UPDATE b SET n = 0 WHERE id < 50", "DELETE FROM b WHERE id = 60")
+    with capture.running() as agent:
+        until_complete(capture, agent)
+        agent.caught_up()
+    capture.assert_equal(*map(capture.name, "abc"))
+    capture.assert_history(*map(capture.name, "abc"))
+
+
+def test_a_table_altered_meanwhile_is_read_with_all_others(before: Capture) -> None:
+    capture = with_all(before)
+    capture.dies("capture.before_append:2")
+    capture.sql("ALTER TABLE b ADD m int NOT NULL DEFAULT 5", "UPDATE b SET n = 1 WHERE id = 7")
+    with capture.running() as agent:
+        until_complete(capture, agent)
+        agent.caught_up()
+    capture.assert_equal(*map(capture.name, "abc"))
+
+
+def test_without_gtids_it_is_refused(new_my_server: NewMyServer, tmp_path: Path) -> None:
+    server = new_my_server("mysql", "--gtid-mode=OFF", "--enforce-gtid-consistency=OFF")
+    database = server.new_database()
+    capture = Capture(database.url, tmp_path, (f"{database.name}.a",))
+    capture.sql("CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE b (id int PRIMARY KEY)")
+    with capture.running() as agent:
+        agent.caught_up()
+    with with_all(capture).running() as agent:
+        error = agent.failed()
+    assert isinstance(error, SourceError) and "added after the first snapshot" in error.what
