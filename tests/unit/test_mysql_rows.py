@@ -105,10 +105,11 @@ def test_columns_that_an_image_lacks_are_told(flavour: str) -> None:
 def test_dates_that_are_none_become_what_is_configured(flavour: str) -> None:
     epoch, epoch_utc = datetime(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC)  # noqa: DTZ001
     last = (date(2024, 1, 31), datetime(2024, 2, 29, 0, 0, 0, 125000))  # noqa: DTZ001
-    for zero_dates, day, moment, utc in (
+    modes: list[tuple[ZeroDates, date | None, datetime | None, datetime | None]] = [
         ("null", None, None, None),
         ("epoch", date(1970, 1, 1), epoch, epoch_utc),
-    ):
+    ]
+    for zero_dates, day, moment, utc in modes:
         rows = decoded(flavour, "z", zero_dates).rows.to_pydict()
         assert rows["d"] == [day, day, last[0]]
         assert rows["dt"] == [moment, moment, last[1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -22,7 +23,9 @@ from cdc.mysql.values import compile_column, width
 from cdc.mysql.values_decimal import size_bytes
 
 
-def decode(kind: MyType, values: list[bytes | None], zero_dates: ZeroDates = "null") -> pa.Array:
+def decode(
+    kind: MyType, values: Sequence[bytes | None], zero_dates: ZeroDates = "null"
+) -> pa.Array:
     buffer, starts, ends = ragged.join([value or b"" for value in values])
     valid = np.array([value is not None for value in values])
     slices = ragged.Slices(buffer, starts, ends - starts, None if valid.all() else valid)
