@@ -25,9 +25,11 @@ import pyarrow as pa
 
 from cdc.changes import Bools, C, ChangeBatch, D, Int64s, column_value
 from cdc.errors import SourceError
+from cdc.frontiers import Frontier
 from cdc.keys import row_keys
+from cdc.positions import NativePosition
 from cdc.schema import Column
-from cdc.source import History
+from cdc.source import History, Piece
 
 _FORM = 2
 """Of the values kept; a store of another form is made anew."""
@@ -54,10 +56,12 @@ class LeftOut:
 class ValueStore:
     """Newest values of the columns of one source that can be left out."""
 
-    def __init__(self, path: Path, position: str, history: History, source: str) -> None:
+    def __init__(self, path: Path, frontier: Frontier, history: History, source: str) -> None:
         self._history, self._source = history, source
+        self._acknowledged = frontier.positions[source] if frontier.whole else None
+        self._yielded: NativePosition | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not _is_clean(path, position):
+        if not _is_clean(path, str(self._acknowledged or "")):
             _delete(path)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=OFF")
@@ -148,11 +152,21 @@ class ValueStore:
         self._db.executemany(f"{verb} INTO {into} VALUES (?, ?, ?)", values)
         self._db.execute("COMMIT")
 
-    def close(self, position: str | None) -> None:
-        """End; `position` is the frontier up to which everything is in the log, if that is all
-        that was remembered."""
-        if position is not None:
-            self._db.execute("INSERT INTO clean VALUES (?)", (position,))
+    def yielded(self, piece: Piece) -> None:
+        """The piece is handed on; what it holds may have been remembered."""
+        if piece.num_rows or piece.truncated:
+            self._yielded = piece.position if piece.whole else None
+            self._acknowledged = self._acknowledged if piece.whole else None
+
+    def acknowledge(self, position: NativePosition) -> None:
+        """The log has everything up to here."""
+        self._acknowledged = position
+
+    def close(self) -> None:
+        """End; it is kept for the next start if the log has all that was remembered."""
+        at = self._acknowledged
+        if at is not None and (self._yielded is None or at.covers(self._yielded)):
+            self._db.execute("INSERT INTO clean VALUES (?)", (str(at),))
         self._db.close()
 
 

@@ -35,7 +35,7 @@ from cdc.mysql.evolution import as_table
 from cdc.mysql.ranges import Range, cut
 from cdc.mysql.read_views import begin_view, exact_position, executed_gtids, owned_gtids
 from cdc.mysql.table_reader import ReadTable, read_rows
-from cdc.mysql.tables import MyTable, MyType
+from cdc.mysql.tables import MyTable, described
 from cdc.mysql.types import ZeroDates
 from cdc.positions import NativePosition
 from cdc.schema import TableSchema
@@ -163,13 +163,9 @@ class CatchUp:
     def _unaltered(self, connection: Connection, name: str) -> MyTable:
         """The table, still as the stream knows it."""
         known, now = as_table(self.schemas[name]), read_named(connection, [name]).get(name)
-        if now is None or _described(known) != _described(now):
+        if now is None or described(known) != described(now):
             raise _altered(name)
         return now
-
-
-def _described(table: MyTable) -> list[tuple[str, MyType]]:
-    return [(column.name, column.kind) for column in table.columns]
 
 
 def _altered(table: str) -> SnapshotNeeded:

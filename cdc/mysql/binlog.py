@@ -32,7 +32,8 @@ from cdc.positions import NativePosition
 OnTableMap = Callable[[bytes], TableDecoder | None]
 """Called with each TABLE_MAP that is new or may mean something else than before; returns how its
 rows are read, or None to leave them out."""
-Complete = Callable[[TableDecoder, ChangeBatch, Mapping[str, Bools]], ChangeBatch]
+LeftOut = Mapping[str, Bools]
+Complete = Callable[[TableDecoder, ChangeBatch, LeftOut, LeftOut], ChangeBatch]
 """Fills in what the row images lack: see captured.Completion."""
 
 TABLE_ID = slice(HEADER_BYTES, HEADER_BYTES + 6)
@@ -121,7 +122,7 @@ def decode(found: Sorted, tables: Tables, still_open: Open | None, reached: Reac
             tables.complete(
                 part.decoder,
                 _changes(part, mask, txn[part.event], before_event, commit_us),
-                _unchanged(part, mask),
+                *_left_out(part, mask),
             ),
         )
         for part, mask in zip(parts, moved, strict=True)
@@ -320,17 +321,25 @@ def _full(found: RowsOfTable) -> Bools:
     return found.has_before if partial is None else found.has_before & ~partial
 
 
-def _unchanged(part: _Part, moved: Bools) -> Mapping[str, Bools]:
-    """By column: the changes whose row lacks it."""
+def _left_out(part: _Part, moved: Bools) -> tuple[LeftOut, LeftOut]:
+    """By column: the changes of updates whose row lacks it, and those of inserts."""
     found = part.rows
+    unchanged: dict[str, Bools] = {}
+    unnamed: dict[str, Bools] = {}
     if not found.missing_rows:
-        return {}
+        return unchanged, unnamed
     change = np.repeat(np.arange(len(found.op)), 1 + moved)
     second = np.zeros(len(change), np.bool_)
     second[1:] = change[1:] == change[:-1]
     deleted = moved[change] & ~second
-    names = part.decoder.schema.columns
-    return {names[n].name: mask[change] & ~deleted for n, mask in found.missing_rows.items()}
+    inserted = found.op[change] == C
+    for number, mask in found.missing_rows.items():
+        name = part.decoder.schema.columns[number].name
+        lacking = mask[change] & ~deleted
+        for masks, chosen in ((unchanged, lacking & ~inserted), (unnamed, lacking & inserted)):
+            if ragged.some(chosen):
+                masks[name] = chosen
+    return unchanged, unnamed
 
 
 @dataclass(frozen=True, eq=False)

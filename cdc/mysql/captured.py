@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cdc.changes import Bools, ChangeBatch
-from cdc.errors import SchemaChanged, SourceError
+from cdc.errors import SnapshotNeeded, SourceError
 from cdc.mysql.evolution import Evolution, as_table
 from cdc.mysql.rows import TableDecoder, compile_table
 from cdc.mysql.table_maps import resolve, table_map
@@ -24,20 +24,28 @@ class Completion(Protocol):
     """Fills in what row images leave out."""
 
     def __call__(
-        self, decoder: TableDecoder, changes: ChangeBatch, unchanged: Mapping[str, Bools]
+        self,
+        decoder: TableDecoder,
+        changes: ChangeBatch,
+        unchanged: Mapping[str, Bools],
+        unnamed: Mapping[str, Bools],
     ) -> ChangeBatch:
-        """`changes` with nothing missing. `unchanged[column][row]` marks what was not sent; empty:
-        nothing."""
+        """`changes` with nothing missing. By column and row, what was not sent: values that an
+        update left alone, and those that an insert does not name. Empty: none."""
         ...
 
 
 def nothing_left_out(
-    decoder: TableDecoder, changes: ChangeBatch, unchanged: Mapping[str, Bools]
+    decoder: TableDecoder,
+    changes: ChangeBatch,
+    unchanged: Mapping[str, Bools],
+    unnamed: Mapping[str, Bools],
 ) -> ChangeBatch:
     """For a server whose row images are complete."""
-    if unchanged:
+    if unchanged or unnamed:
+        names = ", ".join({**unchanged, **unnamed})
         raise SourceError(
-            f"an update came without its values of {', '.join(unchanged)}, though the server's "
+            f"a change came without its values of {names}, though the server's "
             "binlog_row_image is FULL: a session has another",
             where=decoder.schema.name,
             hint="SET GLOBAL binlog_row_image = NOBLOB and run again: values that are left out are "
@@ -84,17 +92,18 @@ class CapturedTables:
         return emptied
 
     def on_table_map(self, event: bytes) -> TableDecoder | None:
-        """How the rows behind a table map are read; None: not captured. Raises SchemaChanged."""
+        """How the rows behind a table map are read; None: not captured. Raises SnapshotNeeded
+        and SchemaChanged."""
         found = table_map(event, mariadb=self.mariadb)
         known = self.evolution.schemas.get(found.name)
         if known is None:
             return None
         if not found.named and self.evolution.is_touched(found.name):
-            raise SchemaChanged(
+            # The catalog may be ahead of the rows; read again, both are of one position.
+            raise SnapshotNeeded(
                 "the table was altered, and its rows do not say how",
                 where=found.name,
-                hint="SET GLOBAL binlog_row_metadata = FULL: then they do; "
-                f"and cdc remove {self.evolution.source}, cdc run takes a new snapshot",
+                hint="its rows are read again; with binlog_row_metadata = FULL they say how",
             )
         table = resolve(found, as_table(known))
         schema = self.evolution.described(table)
@@ -103,11 +112,6 @@ class CapturedTables:
         if self._statements and not self.is_touched():
             self._statements.clear()
         return compile_table(table, schema, self.evolution.zero_dates)
-
-    def complete(
-        self, decoder: TableDecoder, changes: ChangeBatch, unchanged: Mapping[str, Bools]
-    ) -> ChangeBatch:
-        return self.completion(decoder, changes, unchanged)
 
     def is_touched(self) -> bool:
         """Whether a statement may have changed a table since its rows came last."""

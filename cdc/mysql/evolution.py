@@ -285,7 +285,7 @@ class _Step:
         """`missing` of an added column."""
         try:
             if added.known:
-                return _missing(column, added.default)
+                return constant(column, added.default)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
             pass  # a constant of another type: MySQL converted it, and we do not guess how
         raise _again(self.known.name, f"{column.name} was added, and older rows have a value in it")
@@ -324,8 +324,9 @@ def _spelled(column: Column) -> str:
     return f"{column.sql_type}{'' if column.nullable else ' NOT NULL'}"
 
 
-def _missing(column: Column, default: str | None) -> str | None:
-    """The constant as Column.missing spells it. ValueError where that is not known."""
+def constant(column: Column, default: str | None) -> str | None:
+    """A column's constant default as Column.missing spells it. ValueError, pa.ArrowInvalid or
+    pa.ArrowNotImplementedError where that is not known."""
     kind = MyType.from_text(column.native)
     if default is None:
         if not column.nullable:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cdc.completion import no_history
+from cdc.completion import ValueStore, no_history
 from cdc.config import SourceConfig
 from cdc.errors import SourceError, SourceUnavailable
 from cdc.frontiers import Frontier
 from cdc.mysql import catalog, continuity
 from cdc.mysql.added import NOTES, CatchUp
-from cdc.mysql.captured import CapturedTables
+from cdc.mysql.captured import CapturedTables, Completion, nothing_left_out
 from cdc.mysql.catalog import Server
 from cdc.mysql.check import check_source
 from cdc.mysql.connection import Connection, close, connect, source_errors
@@ -26,6 +26,7 @@ from cdc.mysql.evolution import Evolution, continued
 from cdc.mysql.foreign_keys import unlogged_actions
 from cdc.mysql.overlap import caught_up
 from cdc.mysql.receive import Receiver
+from cdc.mysql.row_images import StoredValues
 from cdc.mysql.snapshot import SnapshotPlan, SnapshotReader, launch_workers
 from cdc.mysql.stream import MyStream
 from cdc.mysql.tables import MyTable
@@ -58,6 +59,7 @@ class MySqlSource:
         self._connection: Connection | None = None
         self._receiver: Receiver | None = None
         self._added: CatchUp | None = None
+        self._store: ValueStore | None = None
         self._schemas: Mapping[str, TableSchema] = {}
         self._history: History = no_history
         self._tables: dict[str, MyTable] = {}
@@ -191,7 +193,8 @@ class MySqlSource:
         late |= set(frontier.resume.get(NOTES, ())) & set(self._tables)
         fold = server.settings.get("lower_case_table_names", "0") != "0"
         evolution = Evolution(self.name, schemas, self._mine.zero_dates, fold)
-        captured = CapturedTables(evolution, server.mariadb)
+        completion = self._completion(server, frontier)
+        captured = CapturedTables(evolution, server.mariadb, completion)
         captured.resume(frontier.resume)
         captured.begin({name: schemas[name] for name in late if name not in self._schemas})
         added = self._added = CatchUp(
@@ -205,10 +208,22 @@ class MySqlSource:
         with source_errors(self._config.url):
             receiver = self._receiver = Receiver(connect(self._config.url), dump)
             stream = MyStream(receiver, captured, added, frontier, self.name)
-            yield from stream.pieces(max_piece_bytes, max_wait_s)
+            for piece in stream.pieces(max_piece_bytes, max_wait_s):
+                if self._store is not None:
+                    self._store.yielded(piece)
+                yield piece
+
+    def _completion(self, server: Server, frontier: Frontier) -> Completion:
+        if server.row_image == "FULL":
+            return nothing_left_out
+        path = self._state_path / f"{self.name}.values.sqlite"
+        self._store = ValueStore(path, frontier, self._history, self.name)
+        return StoredValues(self._store, dict(self._tables), server.row_image == "MINIMAL")
 
     def acknowledge(self, position: NativePosition) -> None:
         """The server keeps its binlogs as long as its settings say."""
+        if self._store is not None:
+            self._store.acknowledge(position)
 
     def current_position(self) -> NativePosition:
         with source_errors(self._config.url):
@@ -231,6 +246,9 @@ class MySqlSource:
             self._connection = None
 
     def _end_stream(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
         if self._added is not None:
             self._added.close()
             self._added = None

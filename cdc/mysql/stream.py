@@ -61,7 +61,7 @@ class MyStream:
         self._position: NativePosition = frontier.positions[source]
         self._reached = reached(self._position)
         self._resume = Resume.from_json(frontier.resume)
-        self._tables = Tables(captured.on_table_map, captured.complete)
+        self._tables = Tables(captured.on_table_map, captured.completion)
         self._open: Open | None = None
         self._tail = NOTHING
         self._tail_bytes = 0

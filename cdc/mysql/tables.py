@@ -92,3 +92,8 @@ class MyTable:
     def quoted(self) -> str:
         """The table's name in SQL."""
         return ".".join(f"`{part.replace('`', '``')}`" for part in self.name.split(".", 1))
+
+
+def described(table: MyTable) -> list[tuple[str, MyType]]:
+    """The columns by name and type: what must be equal for rows to be read the same."""
+    return [(column.name, column.kind) for column in table.columns]

@@ -63,8 +63,6 @@ class PostgresSource:
         self._schemas: Mapping[str, TableSchema] = {}
         self._history: History = no_history
         self._tables: dict[str, PgTable] = {}
-        self._acknowledged: Lsn | None = None
-        self._yielded: Lsn | None = None
         self._workers: list[Worker] = []
 
     def check(self) -> list[Finding]:
@@ -233,25 +231,22 @@ class PostgresSource:
         receiver.acknowledge(position.value)
         self._receiver = receiver
         path = self._state_path / f"{self.name}.toast.sqlite"
-        at = str(position) if frontier.whole else ""
-        self._toast = ValueStore(path, at, self._history, self.name)
+        self._toast = toast = ValueStore(path, frontier, self._history, self.name)
         schemas = {n: self._schemas.get(n) or t.schema() for n, t in self._tables.items()}
         nodes = {n: int(node) for n, node in (frontier.resume.get("filenodes") or {}).items()}
         watch = RewriteWatch(nodes, dict(frontier.resume.get("marks") or {}), self.name)
         state = TableState(self.name, schemas, dict(self._tables), watch, binary)
-        stream = PgStream(receiver, self._catalog(), state, self._toast, frontier, position)
-        self._acknowledged = position if frontier.whole else None
+        stream = PgStream(receiver, self._catalog(), state, toast, frontier, position)
         with source_errors(self._config.url):
             for piece in stream.pieces(max_piece_bytes, max_wait_s):
-                if piece.num_rows or piece.truncated:
-                    self._yielded = _as_lsn(piece.position) if piece.whole else None
-                    self._acknowledged = self._acknowledged if piece.whole else None
+                toast.yielded(piece)
                 yield piece
 
     def acknowledge(self, position: NativePosition) -> None:
-        self._acknowledged = _as_lsn(position)
+        if self._toast is not None:
+            self._toast.acknowledge(position)
         if self._receiver is not None:
-            self._receiver.acknowledge(self._acknowledged.value)
+            self._receiver.acknowledge(_as_lsn(position).value)
 
     def current_position(self) -> NativePosition:
         with source_errors(self._config.url):
@@ -285,9 +280,7 @@ class PostgresSource:
             self._receiver.close()
             self._receiver = None
         if self._toast is not None:
-            at = self._acknowledged
-            clean = at is not None and (self._yielded is None or at.covers(self._yielded))
-            self._toast.close(str(at) if clean else None)
+            self._toast.close()
             self._toast = None
         if self._connection is not None:
             self._connection.close()
