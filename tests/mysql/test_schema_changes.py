@@ -1,0 +1,162 @@
+"""DDL while streaming: what MySQL and MariaDB do to tables, against SELECT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cdc.errors import SchemaChanged
+from tests.fix_capture import SOURCE, Capture
+from tests.fix_mysql import MyDatabase, NewMyServer
+from tests.services.mysql import FLAVOURS, Flavour
+
+pytestmark = pytest.mark.service
+
+ROWS = ("INSERT INTO t VALUES (1, 1, 'one'), (2, 2, 'two'), (3, NULL, NULL)",)
+
+
+def made(database: MyDatabase, folder: Path) -> Capture:
+    capture = Capture(database.url, folder, (f"{database.name}.t",))
+    capture.sql("CREATE TABLE t (id int PRIMARY KEY, a int, s varchar(20))", *ROWS)
+    return capture
+
+
+@pytest.fixture
+def shop(my_database: MyDatabase, tmp_path: Path) -> Capture:
+    return made(my_database, tmp_path)
+
+
+FOLLOWED = {
+    "added": ["ALTER TABLE t ADD b bigint", "UPDATE t SET b = 5 WHERE id = 1"],
+    "added_with_a_default": [
+        "ALTER TABLE t ADD b decimal(9,2) NOT NULL DEFAULT 1.5, ADD c varchar(9) DEFAULT 'x' FIRST",
+        "UPDATE t SET a = 5 WHERE id = 1",
+    ],
+    "dropped": ["ALTER TABLE t DROP a", "UPDATE t SET s = 'x' WHERE id = 1"],
+    "dropped_and_added": [
+        "ALTER TABLE t DROP a",
+        "ALTER TABLE t ADD a varchar(5)",
+        "UPDATE t SET a = 'x' WHERE id = 1",
+    ],
+    "renamed": [
+        "ALTER TABLE t CHANGE a b int, CHANGE s r varchar(20)",
+        "UPDATE t SET b = 9 WHERE id = 1",
+    ],
+    "names_swapped": [
+        "ALTER TABLE t CHANGE a tmp int",
+        "ALTER TABLE t ADD a int DEFAULT 4",
+        "ALTER TABLE t DROP tmp",
+        "UPDATE t SET a = 9 WHERE id = 1",
+    ],
+    "reordered": ["ALTER TABLE t MODIFY s varchar(20) FIRST", "DELETE FROM t WHERE id = 1"],
+    "wider": [
+        "ALTER TABLE t MODIFY a bigint, MODIFY s varchar(200) CHARACTER SET utf8mb4",
+        "UPDATE t SET a = 5000000000 WHERE id = 1",
+    ],
+    "truncated": ["TRUNCATE t", "INSERT INTO t VALUES (7, 7, 'seven')"],
+    "emptied_and_nothing_more": ["TRUNCATE t"],
+    "dropped_and_made_again": [
+        "DROP TABLE t",
+        "CREATE TABLE t (id int PRIMARY KEY, a varchar(9), z int)",
+        "INSERT INTO t VALUES (7, 'seven', 7)",
+    ],
+    "an_index": ["CREATE INDEX i ON t (a)", "UPDATE t SET a = 6 WHERE id = 1"],
+}
+READ_AGAIN = {
+    "rewritten": [
+        "ALTER TABLE t ADD b datetime DEFAULT CURRENT_TIMESTAMP",
+        "DELETE FROM t LIMIT 1",
+    ],
+    "narrower": ["ALTER TABLE t MODIFY s char(4)", "UPDATE t SET a = 5 WHERE id = 1"],
+    "computed": ["ALTER TABLE t ADD b int AS (a + 1) STORED", "UPDATE t SET a = 5 WHERE id = 1"],
+    "swapped": [
+        "CREATE TABLE _t_gho LIKE t",
+        "ALTER TABLE _t_gho ADD b int DEFAULT 3",
+        "INSERT INTO _t_gho (id, a, s) SELECT * FROM t",
+        "UPDATE t SET a = 77 WHERE id = 1",
+        "UPDATE _t_gho SET a = 77 WHERE id = 1",
+        "RENAME TABLE t TO _t_del, _t_gho TO t",
+        "INSERT INTO t VALUES (9, 9, 'nine', 9)",
+    ],
+}
+
+
+WHILE_AWAY = ("added_with_a_default", "renamed", "dropped_and_made_again", "truncated", "swapped")
+
+
+@pytest.mark.parametrize(
+    ("name", "live"),
+    [*((n, True) for n in (*FOLLOWED, *READ_AGAIN)), *((n, False) for n in WHILE_AWAY)],
+)
+def test_followed(shop: Capture, name: str, live: bool) -> None:
+    statements = {**FOLLOWED, **READ_AGAIN}[name]
+    with shop.running() as agent:
+        agent.caught_up()
+        if live:
+            shop.sql(*statements)
+            agent.caught_up()
+    if not live:
+        shop.sql(*statements)
+    with shop.running() as agent:
+        agent.caught_up()
+    shop.assert_equal(shop.name("t"))
+    shop.assert_history(shop.name("t"))
+    again = (
+        sum(batch.op.tobytes().count(b"r") for batch in shop.batches(shop.name("t")))
+        > len(ROWS) * 3
+    )
+    assert again == (name in READ_AGAIN)
+
+
+def test_killed_between_an_alter_and_its_first_rows(shop: Capture) -> None:
+    with shop.running() as agent:
+        agent.caught_up()
+        shop.sql("ALTER TABLE t CHANGE a b int")
+        agent.caught_up()
+    shop.sql("ALTER TABLE t CHANGE b c int", "UPDATE t SET c = 8 WHERE id = 2")
+    with shop.running() as agent:
+        agent.caught_up()
+    shop.assert_equal(shop.name("t"))
+    reader = shop.log.reader()
+    numbers = {c.name: c.attnum for c in reader.schema(f"{SOURCE}.{shop.name('t')}").columns}
+    reader.close()
+    assert numbers == {"id": 1, "c": 2, "s": 3}
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("ALTER TABLE t MODIFY id bigint", "its key is"),
+        ("RENAME TABLE t TO u", "is now called"),
+    ],
+)
+def test_stops(shop: Capture, statement: str, said: str) -> None:
+    with shop.running() as agent:
+        agent.caught_up()
+        shop.sql(statement)
+        if "key" in said:
+            shop.sql("UPDATE t SET a = 1 WHERE id = 2")
+        error = agent.failed()
+    assert isinstance(error, SchemaChanged) and said in error.what
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_rows_that_do_not_name_their_columns(
+    flavour: Flavour, new_my_server: NewMyServer, tmp_path: Path
+) -> None:
+    value = "MINIMAL" if flavour == "mysql" else "NO_LOG"
+    server = new_my_server(flavour, f"--binlog-row-metadata={value}")
+    shop = made(server.new_database(), tmp_path)
+    with shop.running() as agent:
+        agent.caught_up()
+        shop.sql(
+            "UPDATE t SET a = 5 WHERE id = 1",
+            "ALTER TABLE t ADD u int unsigned DEFAULT 4000000000, CHANGE a b int",
+            "UPDATE t SET b = 6 WHERE id = 2",
+            "ALTER TABLE t DROP s",
+            "UPDATE t SET b = 7 WHERE id = 3",
+        )
+        agent.caught_up()
+    shop.assert_equal(shop.name("t"))
+    shop.assert_history(shop.name("t"))
