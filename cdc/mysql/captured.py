@@ -72,7 +72,13 @@ class CapturedTables:
 
     def begin(self, schemas: Mapping[str, TableSchema]) -> None:
         """First versions of tables that the log does not know."""
+        self.evolution.schemas.update(schemas)
         self._new |= schemas
+
+    def taken_made(self) -> dict[str, bool]:
+        """Evolution.made since the last call."""
+        made, self.evolution.made = self.evolution.made, {}
+        return made
 
     def notes(self) -> dict[str, Any]:
         """For the frontier's `resume`."""

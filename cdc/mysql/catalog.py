@@ -25,6 +25,7 @@ from cdc.positions import BinlogPosition, GtidSet, MariaGtid, NativePosition
 Flavour = Literal["mysql", "mariadb"]
 
 OLDEST: Mapping[str, tuple[int, int]] = {"mysql": (8, 0), "mariadb": (10, 5)}
+_PASSING = re.compile(r"[^.]+\._.+_(gho|ghc|del|old|new)")
 SYSTEM_DATABASES = ("information_schema", "mysql", "performance_schema", "sys")
 
 
@@ -249,7 +250,14 @@ def tables_matching(connection: Connection, patterns: Sequence[str]) -> list[str
             (database,),
         )
         names += [f"{database}.{name}" for (name,) in rows]
-    return sorted(n for n in names if any(_matches(n, pattern) for pattern in patterns))
+    return sorted(name for name in names if matches(name, patterns))
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a table is captured by one of the patterns, which name their databases. A glob leaves
+    out what gh-ost and pt-online-schema-change make beside a table while they alter it."""
+    passing = _PASSING.fullmatch(name) is not None
+    return name in patterns or (not passing and any(fnmatchcase(name, p) for p in patterns))
 
 
 def _databases(connection: Connection, patterns: Sequence[str]) -> list[str]:

@@ -60,6 +60,9 @@ class Evolution:
     schemas: dict[str, TableSchema]
     zero_dates: ZeroDates
     fold: bool = False
+    made: dict[str, bool] = field(default_factory=dict)
+    """Tables that came into being under names that are not captured; whether the binlog has all of
+    their rows."""
     _pending: dict[str, _Pending] = field(default_factory=dict)
     _gone: set[str] = field(default_factory=set)
 
@@ -111,7 +114,10 @@ class Evolution:
 
     def _created(self, table: str, anew: bool) -> list[str]:
         """Without OR REPLACE a table that exists stays what it is (IF NOT EXISTS)."""
-        names = [n for n in self._captured(table) if anew or n in self._gone]
+        known = self._captured(table)
+        if not known:
+            self.made[table] = True
+        names = [n for n in known if anew or n in self._gone]
         for name in names:
             self._gone.discard(name)
             self._pending[name] = _Pending({}, anew=True)
@@ -132,6 +138,7 @@ class Evolution:
                     where=name,
                     hint="rename it back, or capture it under its new name from a new snapshot",
                 )
+            self.made[new] = self.made.pop(old, False)
 
     def _altered(self, found: ddl.Altered, strict: bool) -> None:
         for name in self._captured(found.table):

@@ -207,11 +207,22 @@ class MySqlSource:
         added.require_possible()
         with source_errors(self._config.url):
             receiver = self._receiver = Receiver(connect(self._config.url), dump)
-            stream = MyStream(receiver, captured, added, frontier, self.name)
+            stream = MyStream(receiver, captured, added, self._adopted, frontier, self.name)
             for piece in stream.pieces(max_piece_bytes, max_wait_s):
                 if self._store is not None:
                     self._store.yielded(piece)
                 yield piece
+
+    def _adopted(self, name: str) -> TableSchema | None:
+        """A table was made while we stream: its schema, if we capture it."""
+        patterns = catalog.qualified(self._catalog(), self._config.tables)
+        table = catalog.read_named(self._catalog(), [name]).get(name)
+        if table is None or not catalog.matches(name, patterns):
+            return None
+        catalog.require_keys({name: table})
+        self._require_logged(table)
+        self._tables[name] = table
+        return self._schema(table)
 
     def _completion(self, server: Server, frontier: Frontier) -> Completion:
         if server.row_image == "FULL":

@@ -17,7 +17,7 @@ decompressed as a stream, and is then like any other transaction.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from cdc.errors import SourceError
@@ -33,9 +33,12 @@ from cdc.mysql.receive import Receiver
 from cdc.mysql.statements import is_strict, of_load, words
 from cdc.mysql.xa import Prepared, xid_of
 from cdc.positions import NativePosition
+from cdc.schema import TableSchema
 from cdc.source import Piece
 from cdc.transaction_pieces import Resume, Truncation, pieces_of
 
+Adopt = Callable[[str], TableSchema | None]
+"""Asked of a table that was made: its schema, if it is to be captured."""
 DECODE_BYTES = 4 * 2**20
 BARRIER_EVERY_S = 1.0
 CHUNK_WAIT_S = 0.01
@@ -53,11 +56,12 @@ class MyStream:
         receiver: Receiver,
         captured: CapturedTables,
         added: CatchUp,
+        adopt: Adopt,
         frontier: Frontier,
         source: str,
     ) -> None:
         self._receiver, self._captured, self._source = receiver, captured, source
-        self._added = added
+        self._added, self._adopt = added, adopt
         self._position: NativePosition = frontier.positions[source]
         self._reached = reached(self._position)
         self._resume = Resume.from_json(frontier.resume)
@@ -224,12 +228,24 @@ class MyStream:
             self._require_no_rows(here, event)
         else:
             emptied = self._captured.statement(found.sql, found.database, strict=is_strict(event))
+            self._made()
             if emptied or self._captured.is_touched():
                 self._tables.forget()
             if here.begun:
                 yield from self._within(here, emptied)
             else:
                 yield from self._ended(event, emptied)
+
+    def _made(self) -> None:
+        """Tables that were just made, or renamed so that they are ours."""
+        for name, is_empty in self._captured.taken_made().items():
+            schema = self._adopt(name)
+            if schema is not None:
+                self._captured.begin({name: schema})
+                self._tables.forget()
+                if not is_empty:
+                    self._added.tables.append(name)
+                    self._added.require_possible()
 
     def _require_no_rows(self, here: Open, event: bytes) -> None:
         if here.next_ordinal:

@@ -11,6 +11,7 @@ import pytest
 
 from cdc.errors import SourceError
 from cdc.mysql import ranges
+from demo.server_process import wait_until
 from tests.fix_capture import DEADLINE_S, SOURCE, AgentThread, Capture
 from tests.fix_mysql import MyDatabase, NewMyServer
 
@@ -122,3 +123,37 @@ def test_without_gtids_it_is_refused(new_my_server: NewMyServer, tmp_path: Path)
     with with_all(capture).running() as agent:
         error = agent.failed()
     assert isinstance(error, SourceError) and "added after the first snapshot" in error.what
+
+
+def test_tables_made_and_renamed_while_streaming(before: Capture) -> None:
+    capture, other = with_all(before), f"{before.name('other').split('.')[0]}_other"
+    with capture.running() as agent:
+        until_complete(capture, agent)
+        capture.sql(
+            "CREATE TABLE d (id int PRIMARY KEY, x varchar(9))",
+            "INSERT INTO d VALUES (1, 'one'), (2, 'two')",
+            "CREATE TABLE _a_gho LIKE a",
+            "INSERT INTO _a_gho SELECT * FROM a",
+            f"CREATE DATABASE {other}",
+            f"CREATE TABLE {other}.e (id int PRIMARY KEY)",
+            f"DROP DATABASE {other}",
+            "UPDATE d SET x = 'more' WHERE id = 2",
+        )
+        agent.caught_up()
+        capture.assert_equal(capture.name("d"))
+        capture.sql("DROP TABLE d", "RENAME TABLE _a_gho TO e", "INSERT INTO e VALUES (5, 5)")
+        agent.caught_up()
+        reader = capture.log.reader()
+        wait_until(lambda: complete(capture), timeout_s=DEADLINE_S, what="e to be complete")
+        known = {topic.rsplit(".", 1)[1] for topic in reader.topics()}
+        reader.close()
+    assert {"a", "b", "c", "d", "e"} <= known and "_a_gho" not in known
+    assert not capture.live(capture.name("d")).num_rows
+    capture.assert_equal(*map(capture.name, "abce"))
+    capture.assert_history(*map(capture.name, "abcde"))
+
+
+def complete(capture: Capture) -> bool:
+    frontier = capture.frontier()
+    topic = f"{SOURCE}.{capture.name('e')}"
+    return frontier is not None and topic in frontier.schema_versions and not frontier.incomplete
