@@ -1,7 +1,7 @@
 """The captured tables while their binlog goes by: decoders, schemas, statements, left-out values.
 
 A restart goes on behind a frontier that may stand between an ALTER TABLE and the first rows that
-show what it did. So the statements since then are noted in the frontier, and taken in again.
+show what it did. So what statements said since then is noted in the frontier.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from cdc.errors import SnapshotNeeded, SourceError
 from cdc.mysql.evolution import Evolution, as_table
 from cdc.mysql.rows import TableDecoder, compile_table
 from cdc.mysql.table_maps import resolve, table_map
+from cdc.mysql.tables import MyTable
 from cdc.schema import TableSchema
 
-_NOTES = "statements"
+NOTES = "altered"
 
 
 class Completion(Protocol):
@@ -62,13 +63,11 @@ class CapturedTables:
     mariadb: bool
     completion: Completion = nothing_left_out
     _new: dict[str, TableSchema] = field(default_factory=dict)
-    _statements: list[tuple[str, str, bool]] = field(default_factory=list)
-    _decoders: dict[tuple[str, int, int], TableDecoder] = field(default_factory=dict)
+    _decoders: dict[str, TableDecoder] = field(default_factory=dict)
 
     def resume(self, notes: Mapping[str, Any]) -> None:
         """Take in what an earlier run noted."""
-        for sql, database, strict in notes.get(_NOTES, ()):
-            self.statement(sql, database, strict=strict)
+        self.evolution.resume(notes.get(NOTES, {}))
 
     def begin(self, schemas: Mapping[str, TableSchema]) -> None:
         """First versions of tables that the log does not know."""
@@ -82,7 +81,8 @@ class CapturedTables:
 
     def notes(self) -> dict[str, Any]:
         """For the frontier's `resume`."""
-        return {_NOTES: [list(s) for s in self._statements]} if self._statements else {}
+        found = self.evolution.notes()
+        return {NOTES: found} if found else {}
 
     def taken_new(self) -> dict[str, TableSchema]:
         """The schema versions that began since the last call."""
@@ -91,11 +91,7 @@ class CapturedTables:
 
     def statement(self, sql: str, database: str, *, strict: bool) -> tuple[str, ...]:
         """A statement comes past; the captured tables that it emptied. Raises as Evolution does."""
-        touched = self.is_touched()
-        emptied = self.evolution.statement(sql, database, strict=strict)
-        if touched or self.is_touched():
-            self._statements.append((sql, database, strict))
-        return emptied
+        return self.evolution.statement(sql, database, strict=strict)
 
     def on_table_map(self, event: bytes) -> TableDecoder | None:
         """How the rows behind a table map are read; None: not captured. Raises SnapshotNeeded
@@ -115,9 +111,16 @@ class CapturedTables:
         schema = self.evolution.described(table)
         if schema is not known:
             self._new[found.name] = schema
-        if self._statements and not self.is_touched():
-            self._statements.clear()
-        return compile_table(table, schema, self.evolution.zero_dates)
+        return self._decoder(table, schema)
+
+    def _decoder(self, table: MyTable, schema: TableSchema) -> TableDecoder:
+        """One as long as the table stays what it is, also where its number changes (the server's
+        cache of tables, FLUSH TABLES): rows of one decoder are put in their order."""
+        found = self._decoders.get(table.name)
+        if found is None or found.schema is not schema or found.table != table:
+            found = compile_table(table, schema, self.evolution.zero_dates)
+            self._decoders[table.name] = found
+        return found
 
     def is_touched(self) -> bool:
         """Whether a statement may have changed a table since its rows came last."""

@@ -20,7 +20,8 @@ Column.native holds the MySQL type, so that an older version is enough to compar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -50,6 +51,16 @@ class _Pending:
     origins: dict[str, str | Added]
     anew: bool = False
     lax: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        origins = {n: o if isinstance(o, str) else asdict(o) for n, o in self.origins.items()}
+        return {"origins": origins, "anew": self.anew, "lax": self.lax}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> _Pending:
+        origins = body["origins"].items()
+        found = {n: o if isinstance(o, str) else Added(**o) for n, o in origins}
+        return cls(found, body["anew"], body["lax"])
 
 
 @dataclass
@@ -98,6 +109,18 @@ class Evolution:
         self.schemas[now.name] = step.schema()
         self._pending.pop(now.name, None)
         return self.schemas[now.name]
+
+    def notes(self) -> dict[str, Any]:
+        """What statements said since the tables were last described, as JSON; `resume` takes it."""
+        touched = {name: found.to_json() for name, found in self._pending.items()}
+        return {"touched": touched, "gone": sorted(self._gone)} if touched or self._gone else {}
+
+    def resume(self, notes: Mapping[str, Any]) -> None:
+        """Go on from the `notes` of an earlier run."""
+        for name, body in notes.get("touched", {}).items():
+            if name in self.schemas:
+                self._pending[name] = _Pending.from_json(body)
+        self._gone.update(self.schemas.keys() & set(notes.get("gone", ())))
 
     def _captured(self, table: str) -> list[str]:
         if table in self.schemas:
@@ -201,14 +224,16 @@ def _unchanged(known: TableSchema) -> _Pending:
 
 def _after(origins: Mapping[str, str | Added], found: ddl.Altered) -> dict[str, str | Added]:
     """Where columns come from, one ALTER TABLE later. Its clauses speak of the names before it.
-    Column names compare without case."""
+    Column names compare without case. What is added under a name that there is stays what it is
+    (IF NOT EXISTS)."""
     names = {name.lower(): name for name in origins}
     gone = {names.get(name.lower(), name) for name in found.dropped}
     renamed = {new: names.get(old.lower(), old) for new, old in found.renamed.items()}
     moved = gone | set(renamed.values())
     after = {name: origin for name, origin in origins.items() if name not in moved}
     after |= {new: origins[old] for new, old in renamed.items() if old in origins}
-    return after | dict(found.added)
+    there = {name.lower() for name in after}
+    return after | {n: added for n, added in found.added.items() if n.lower() not in there}
 
 
 def _declared(known: TableSchema, pending: _Pending, now: MyTable) -> MyTable:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
 from cdc.errors import SchemaChanged, SnapshotNeeded, SourceError
+from cdc.mysql.captured import CapturedTables
+from cdc.mysql.events import Kind
 from cdc.mysql.evolution import Evolution, as_table, continued
 from cdc.mysql.retyping import carries
+from cdc.mysql.table_maps import resolve, table_map
 from cdc.mysql.tables import MyColumn, MyTable, MyType
 from cdc.mysql.types import FieldType, table_schema
 from cdc.schema import TableSchema
+from tests.unit.mysql_captured import MYSQL
+from tests.unit.mysql_captured import events as captured_events
 
 UTF8, LATIN1, BINARY = 255, 8, 63
 INT, BIGINT = MyType(FieldType.LONG), MyType(FieldType.LONGLONG)
@@ -246,3 +252,37 @@ def test_continued_after_reading_again() -> None:
 )
 def test_which_conversions_keep_values(then: MyType, now: MyType, expected: bool) -> None:
     assert carries(then, now) is expected
+
+
+def test_a_column_added_if_it_does_not_exist_stays_what_it_is() -> None:
+    made = evolution()
+    made.statement("ALTER TABLE d.t ADD COLUMN IF NOT EXISTS a int DEFAULT 7", "d")
+    assert made.described(FIRST) is made.schemas["d.t"]
+    assert numbers(made.schemas["d.t"]) == [("id", 1), ("a", 2), ("s", 3)]
+
+
+def test_notes_are_of_tables_that_are_not_described_yet() -> None:
+    wider = table(id=BIGINT, a=INT, s=varchar(20), b=INT)
+    schemas = {"d.t": table_schema(FIRST, "null")}
+    schemas["d.u"] = replace(schemas["d.t"], name="d.u")
+    made = Evolution("shop", dict(schemas), "null")
+    made.statement("ALTER TABLE d.t ADD b int", "d")
+    made.statement("ALTER TABLE d.u CHANGE a c int, ADD b int DEFAULT 3", "d")
+    then = made.described(wider)
+    again = Evolution("shop", dict(made.schemas), "null")
+    again.resume(json.loads(json.dumps(made.notes())))
+    assert again.described(wider) is then
+    altered = replace(table(id=BIGINT, c=INT, s=varchar(20), b=INT), name="d.u")
+    assert numbers(again.described(altered)) == [("id", 1), ("c", 2), ("s", 3), ("b", 4)]
+    assert again.described(altered) == made.described(altered) and not made.notes()
+
+
+def test_one_decoder_while_a_table_stays_what_it_is() -> None:
+    """Also under another number: rows of one table are then decoded in their order."""
+    maps = [e for e in captured_events(MYSQL) if e[4] == Kind.TABLE_MAP]
+    body = maps[0][:19] + bytes([7]) + maps[0][20:]
+    found = resolve(table_map(maps[0], mariadb=False), None)
+    schemas = {found.name: table_schema(found, "null")}
+    captured = CapturedTables(Evolution("shop", schemas, "null"), mariadb=False)
+    first = captured.on_table_map(maps[0])
+    assert first is not None and captured.on_table_map(body) is first
