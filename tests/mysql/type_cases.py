@@ -189,6 +189,15 @@ TABLES: dict[str, Typed] = {
         "uuid", ("'123e4567-e89b-12d3-a456-426614174000'", "'00000000-0000-0000-0000-000000000000'",
                  "'ffffffff-ffff-4fff-bfff-ffffffffffff'"), read.text, MARIADB,
     ),
-    "inet6": Typed("inet6", ("'::1'", "'2001:db8::ff00:42:8329'", "'::'"), read.text, MARIADB),
+    "inet6": Typed(
+        "inet6",
+        (
+            *("'::1'", "'2001:db8::ff00:42:8329'", "'::'", "'::1.2.3.4'", "'::ffff:1.2.3.4'"),
+            # A single group of zeros is left out too, unlike in inet_ntop.
+            *("'2001:db8:0:1:1:1:1:1'", "'0:1:2:3:4:5:6:7'", "'1:0:2:0:3:4:5:0'"),
+        ),
+        read.text,
+        MARIADB,
+    ),
     "inet4": Typed("inet4", ("'127.0.0.1'", "'255.255.255.255'"), read.text, MARIADB),
 }  # fmt: skip

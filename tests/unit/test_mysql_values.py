@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -311,6 +312,10 @@ def test_mariadbs_uuid_and_addresses() -> None:
     assert listed(uuid, bytes(range(14)), None) == ["00010203-0405-0607-0809-0a0b0c0d0000", None]
     inet6 = MyType(FieldType.STRING, 16, collation=63, native="inet6")
     assert listed(inet6, bytes(15) + b"\1", b"") == ["::1", "::"]
+    addresses = ["2001:db8:0:1:1:1:1:1", "0:1:2:3:4:5:6:7", "1:0:2:0:3:4:5:0", "1:0:0:2:0:0:0:3"]
+    printed = ["2001:db8::1:1:1:1:1", "::1:2:3:4:5:6:7", "1::2:0:3:4:5:0", "1:0:0:2::3"]
+    packed = [socket.inet_pton(socket.AF_INET6, address) for address in addresses]
+    assert listed(inet6, *packed) == printed
     inet4 = MyType(FieldType.STRING, 4, collation=63, native="inet4")
     assert listed(inet4, b"\x0a", b"\1\2\3\4") == ["10.0.0.0", "1.2.3.4"]
     assert listed(binary, b"") == [bytes(16)]
