@@ -116,7 +116,8 @@ class StoreUnavailable(SinkError):
     """The store does not answer, or is locked: the same request may succeed later."""
 
 
-_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):([^@\s]*)@")
+# Up to the last @ before the host: a password may have one that is not percent-encoded.
+_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):([^@\s]*(?:@[^@\s/?#,]*)*)@")
 _PASSWORD_PARAMETER = re.compile(r"(?i)(password|passwd|secret|token|api_key)=([^&\s'\"]+)")
 
 

@@ -177,6 +177,9 @@ def test_a_frontier_reads_back() -> None:
     [
         ("postgresql://cdc:s3cret@db:5432/shop", "postgresql://cdc:***@db:5432/shop"),
         ("failed: redis://:s3cret@r/0 refused", "failed: redis://:***@r/0 refused"),
+        ("mysql://cdc:s3@cr@et@db/shop", "mysql://cdc:***@db/shop"),
+        ("redis://:a@r/0 or http://u:b@s/0", "redis://:***@r/0 or http://u:***@s/0"),
+        ("http://u:a@r,http://u:b@s/x@y", "http://u:***@r,http://u:***@s/x@y"),
         ("host=db password=s3cret user=x", "host=db password=*** user=x"),
         ("postgresql://db/shop?password=s3cret&a=b", "postgresql://db/shop?password=***&a=b"),
         ("duckdb:///warehouse.duckdb", "duckdb:///warehouse.duckdb"),
