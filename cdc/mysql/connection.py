@@ -69,6 +69,7 @@ _SSL = 2026
 def connect(url: str) -> Connection:
     """A connection in autocommit mode, waiting for answers without limit. Raises SourceError."""
     to = address(url)
+    encryption = _ssl(to.options, url)
     with source_errors(url):
         connection = pymysql.connect(
             host=to.host,
@@ -82,7 +83,7 @@ def connect(url: str) -> Connection:
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=CONNECT_TIMEOUT_S,
             program_name=APPLICATION,
-            **_ssl(to.options),
+            **encryption,
         )
         own = _MARIADB if is_mariadb(connection) else _MYSQL
         execute(connection, "SET SESSION " + ", ".join((*_SESSION, *own)))
@@ -169,21 +170,28 @@ def _hint(number: int, text: str) -> str:
     return ""
 
 
-def _ssl(options: dict[str, str]) -> dict[str, Any]:
-    """PyMySQL's arguments for an ssl-mode."""
+def _ssl(options: dict[str, str], url: str) -> dict[str, Any]:
+    """PyMySQL's arguments for an ssl-mode. SourceError when a certificate cannot be read."""
     mode = options["ssl-mode"]
     if mode == "DISABLED":
         return {"ssl_disabled": True}
     if mode == "PREFERRED" and "ssl-ca" not in options and "ssl-cert" not in options:
         return {}
-    context = ssl.create_default_context(cafile=options.get("ssl-ca"))
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl-ca"))
+        if "ssl-cert" in options:
+            context.load_cert_chain(options["ssl-cert"], options.get("ssl-key"))
+    except OSError as error:
+        raise SourceError(
+            f"the certificates of the URL cannot be read: {error}",
+            where=mask_url(url),
+            hint="ssl-ca, ssl-cert and ssl-key are files in PEM form on this machine",
+        ) from error
     # Certificates that the server made itself lack what Python 3.13 asks for by default.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.check_hostname = mode == "VERIFY_IDENTITY"
     verify = mode in ("VERIFY_CA", "VERIFY_IDENTITY")
     context.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
-    if "ssl-cert" in options:
-        context.load_cert_chain(options["ssl-cert"], options.get("ssl-key"))
     return {"ssl": context}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,21 @@ def test_a_url_that_is_none_is_refused() -> None:
     for url in ("mysql://host/db", "postgresql://a:b@c/d", "mysql://a:b@c/d?nonsense=1"):
         with pytest.raises(ConfigError):
             connect(url)
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificates_that_cannot_be_read_are_no_passing_error(
+    tmp_path: Path, content: str | None
+) -> None:
+    """Trying again would not help."""
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SourceError, match=r"certificates.*cannot be read") as error:
+        connect(f"mysql://u:sesame@localhost:1/shop?ssl-mode=VERIFY_CA&ssl-ca={path}")
+    assert not isinstance(error.value, SourceUnavailable)
+    assert "ssl-ca" in error.value.hint
+    assert "sesame" not in str(error.value)
 
 
 @pytest.mark.service
