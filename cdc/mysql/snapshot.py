@@ -3,7 +3,9 @@
 1.  Worker processes connect (snapshot_worker.py) and begin read views of the same state, whose
     place in the binlog is known (read_views.py).
 2.  Each touches every table, which locks it against DDL to the end. If the catalog then says what
-    it said before, no table was altered in between; else all begins anew.
+    it said before, no table was altered in between; else all begins anew. The session that looks
+    for ranges touches them as well: without the lock it would stand behind an ALTER TABLE that
+    waits for the workers, which wait for its ranges.
 3.  Large tables are cut into ranges of their key (ranges.py); workers take one after the other.
 4.  Their rows become pieces (cdc/snapshot_pieces.py).
 
@@ -17,17 +19,19 @@ import logging
 import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
+import pymysql
 
 from cdc.errors import SourceError, SourceUnavailable
 from cdc.mysql.catalog import BinlogPoint, Server, read_named, require_keys
-from cdc.mysql.connection import Connection, source_errors
+from cdc.mysql.connection import Connection, execute, source_errors
 from cdc.mysql.ranges import Range, cut
 from cdc.mysql.read_views import Pinned, pin
 from cdc.mysql.snapshot_worker import DONE, ROWS, TABLES, VIEW
-from cdc.mysql.table_reader import BEGIN, Assignment, ReadTable, TableAltered, Tables
+from cdc.mysql.table_reader import BEGIN, Assignment, ReadTable, TableAltered, Tables, touch
 from cdc.mysql.tables import MyTable
 from cdc.mysql.types import ZeroDates
 from cdc.schema import TableSchema
@@ -62,7 +66,7 @@ class SnapshotReader:
     """Runs the workers: first `pin`, then `pieces`. Close it in any case.
 
     `connection` asks the catalog and finds the ranges; it is not part of the snapshot, and nobody
-    else uses it meanwhile.
+    else uses it meanwhile: from `pin` to `close` it is in a transaction.
     """
 
     plan: SnapshotPlan
@@ -93,6 +97,9 @@ class SnapshotReader:
             changed = next((n for n in self.plan.names if not _same(before, after, n)), "")
             if not changed:
                 self._pinned, self.tables = pinned, after
+                with source_errors(self.plan.url):
+                    execute(self.connection, "START TRANSACTION READ ONLY")
+                    touch(self.connection, after.values())
                 return pinned
             logger.info("%s was altered as the snapshot began: it begins anew", changed)
         raise SourceUnavailable(
@@ -148,12 +155,14 @@ class SnapshotReader:
             pieces.put_done(part.table, ranges.finished(part))
 
     def close(self) -> None:
-        """End the workers, whatever they are doing."""
+        """End the workers, whatever they are doing, and let go of the tables."""
         if self._pieces is not None:
             self._pieces.stop()
         end_workers(self.workers)
         if self._pieces is not None:
             self._pieces.close()
+        with suppress(pymysql.Error):  # broken: then the server lets go of them
+            execute(self.connection, "ROLLBACK")
 
 
 class _Ranges:

@@ -47,7 +47,7 @@ def serve(commands: BinaryIO, send: Send) -> None:
             elif isinstance(command, Tables):
                 tables = command.tables
                 try:
-                    touch(connection, tables)
+                    touch(connection, (read.table for read in tables.values()))
                 except TableAltered as error:
                     send(ERROR, error_message(error))
                 else:

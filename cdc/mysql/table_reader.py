@@ -4,7 +4,7 @@ tells its workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -88,11 +88,11 @@ def read_rows(
             yield decode_result(decoder, packets)
 
 
-def touch(connection: Connection, tables: Mapping[str, ReadTable]) -> None:
+def touch(connection: Connection, tables: Iterable[MyTable]) -> None:
     """Lock the tables against DDL until the transaction ends, by reading them. Now: later it could
     be for ever, because an ALTER TABLE that waits for another session would stand before us.
     TableAltered when one was altered since the read view began."""
     execute(connection, f"SET SESSION lock_wait_timeout = {LOCK_WAIT_S}")
-    for read in tables.values():
-        with altered(read.table.name):
-            query(connection, f"SELECT 1 FROM {read.table.quoted} LIMIT 1")
+    for table in tables:
+        with altered(table.name):
+            query(connection, f"SELECT 1 FROM {table.quoted} LIMIT 1")

@@ -34,6 +34,8 @@ from cdc.mysql.types import FieldType, table_schema
 from cdc.positions import GtidSet, MariaGtid, NativePosition
 from cdc.schema import Column, TableSchema
 from cdc.source import Piece
+from demo.server_process import wait_until
+from tests.fix_capture import DEADLINE_S
 from tests.fix_mysql import MyDatabase, MyServer
 
 JOURNAL = "CREATE TABLE journal (id bigint PRIMARY KEY, writer int NOT NULL)"
@@ -296,9 +298,8 @@ def test_reading_a_table_altered_since_the_read_view_says_so(my_database: MyData
         table = read_named(connection, [name])[name]
         begin_view(connection, server(connection).mariadb)
         my_database.sql("TRUNCATE TABLE t")
-        read = ReadTable(table, table_schema(table, "null"), "null")
         with pytest.raises(TableAltered, match="altered or truncated"):
-            touch(connection, {name: read})
+            touch(connection, [table])
 
 
 @pytest.mark.service
@@ -310,6 +311,42 @@ def test_no_table_is_altered_while_its_snapshot_is_read(my_database: MyDatabase)
             my_database.sql("SET SESSION lock_wait_timeout = 1", "ALTER TABLE t ADD COLUMN x int")
         assert sum(p.num_rows for p in snapshot.pieces(1_000_000)) == 1
     my_database.sql("ALTER TABLE t ADD COLUMN x int")
+
+
+@pytest.mark.service
+def test_an_alter_table_that_waits_for_the_snapshot_does_not_stop_it(
+    my_database: MyDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands before every session that does not have the table yet: also before the one that
+    looks for the ranges, which the workers wait for."""
+    monkeypatch.setattr(ranges, "RANGE_BYTES", 1)
+    my_database.sql("CREATE TABLE t (id int PRIMARY KEY)")
+    my_database.insert("INSERT INTO t VALUES (%s)", [(n,) for n in range(6000)])
+    my_database.sql("ANALYZE TABLE t")
+    with reader(plan(my_database, "t")) as snapshot:
+        query(snapshot.connection, "SET SESSION lock_wait_timeout = 2")
+        snapshot.pin()
+        alter = threading.Thread(
+            target=my_database.sql, args=("ALTER TABLE t ADD COLUMN x int",), daemon=True
+        )
+        alter.start()
+        wait_until(lambda: waiting(my_database), timeout_s=DEADLINE_S, what="ALTER TABLE to wait")
+        assert sum(p.num_rows for p in snapshot.pieces(1_000_000)) == 6000
+        assert waiting(my_database)
+        snapshot.close()
+        alter.join(DEADLINE_S)
+        assert not alter.is_alive()
+
+
+def waiting(database: MyDatabase) -> bool:
+    """Whether somebody waits for one of the database's tables."""
+    return bool(
+        database.query(
+            "SELECT 1 FROM information_schema.processlist "
+            "WHERE db = %s AND state = 'Waiting for table metadata lock'",
+            (database.name,),
+        )
+    )
 
 
 @pytest.mark.service
