@@ -296,22 +296,31 @@ class _Agent:
             self._whole_or_idle(whole)
 
     def _whole_or_idle(self, pieces: Sequence[Piece]) -> None:
-        if any(p.num_rows or p.transactions or p.schemas for p in pieces) or self._due(pieces):
+        if any(p.num_rows or p.transactions for p in pieces):
+            self._whole(pieces)
+        elif not self.frontier.whole:
+            # A frontier now would make the half-published transaction a cut.
+            for piece in pieces:
+                self._new_topics(piece.schemas)
+                self._new_schemas(piece.schemas)
+        elif any(p.schemas for p in pieces) or self._due(pieces):
             self._whole(pieces)
 
     def _due(self, pieces: Sequence[Piece]) -> bool:
-        """Whether a frontier without changes is worth its append. Never while a transaction is
-        half published: its part would seem to be a cut."""
-        if not self.frontier.whole:
-            return False
+        """Whether a frontier without changes is worth its append."""
         now, then = pieces[-1].position, self.frontier.positions[self.config.name]
         if now == then:
             return False
-        if any(p.barrier for p in pieces):
+        if any(p.barrier for p in pieces) or self._altered(pieces[-1]):
             return True
         if time.monotonic() - self.published_s >= IDLE_FRONTIER_EVERY_S:
             return True
         return _distance(then, now) >= IDLE_FRONTIER_EVERY_BYTES
+
+    def _altered(self, piece: Piece) -> bool:
+        """Whether statements came past that have yet to show in rows: a restart takes them in from
+        the notes, and must not come past them again behind a part of what follows."""
+        return piece.resume.get("altered") != self.frontier.resume.get("altered")
 
     def _whole(self, pieces: Sequence[Piece]) -> None:
         """Append whole pieces with their frontier, then acknowledge."""
@@ -359,6 +368,7 @@ class _Agent:
 
     def _truncate(self, piece: Piece) -> None:
         """TRUNCATE: deletes of all live keys, then the resume point behind it."""
+        self._new_topics(piece.schemas)
         self._new_schemas(piece.schemas)
         for table in piece.truncated:
             self._delete_stale(table, None, piece)

@@ -81,8 +81,12 @@ class MyStream:
                 yield from self._taken(part, max_piece_bytes)
             if not found:
                 yield self._idle()
-            if self._added.incomplete and not self._tail and self._open is None:
+            if self._added.incomplete and self._between():
                 yield from self._caught_up()
+
+    def _between(self) -> bool:
+        """Whether no transaction is under way, here or half published in the log."""
+        return not self._tail and self._open is None and self._resume is None
 
     def _idle(self) -> Piece:
         if self._tail or self._open is not None:
@@ -209,6 +213,7 @@ class MyStream:
                 hint=f"cdc remove {self._source}, then cdc run takes a new snapshot",
             )
         self._tail, self._tail_bytes, self._open = NOTHING, 0, None
+        self._prepared.abandon()
         self._tables.by_id.clear()
         self._tables.forget()
 

@@ -31,6 +31,11 @@ class Prepared:
     def start(self) -> None:
         self._current = NOTHING
 
+    def abandon(self) -> None:
+        """The open transaction, if any, was never prepared: the server ended within it."""
+        if self._current is not None:
+            self._taken()
+
     def hold(self, found: Sorted) -> None:
         assert self._current is not None
         self._bytes += found.nbytes
