@@ -1,8 +1,8 @@
 """A large table cut into ranges of its key, that several workers read.
 
 A cut is a value of the key; ranges are what lies between two cuts, the first without a lower bound
-and the last without an upper one. So whatever the cuts are, every row is in exactly one range; how
-well they are chosen decides only how even the ranges are.
+and the last without an upper one. So whatever the cuts are, if they ascend, every row is in exactly
+one range; how well they are chosen decides only how even the ranges are.
 
 -   First key column an integer: the span from the smallest to the largest value is halved until the
     server estimates few enough rows (EXPLAIN asks the index, and reads nothing).
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from pymysql.cursors import DictCursor
 
+from cdc.mysql.charsets import charset_of
 from cdc.mysql.connection import Connection, is_mariadb, query
 from cdc.mysql.tables import MyColumn, MyTable
 from cdc.mysql.types import (
@@ -179,13 +180,14 @@ def _every_nth(
 def _shown(column: MyColumn) -> str:
     """The column's value as text, which `_literal` makes a literal of."""
     name = quoted(column.name)
-    if column.kind.code not in STRINGS:
-        return f"CAST({name} AS CHAR)"
-    return f"HEX({name})" if is_binary(column.kind) else f"HEX(CONVERT({name} USING utf8mb4))"
+    return f"HEX({name})" if column.kind.code in STRINGS else f"CAST({name} AS CHAR)"
 
 
 def _literal(column: MyColumn, value: str) -> str:
-    """A value in SQL that compares by the column's own collation."""
+    """A value in SQL that compares by the column's own collation. Text has the column's character
+    set: converted, a byte that is no character would be another key, and cuts would not ascend."""
     if column.kind.code not in STRINGS:
         return f"'{value}'" if column.kind.code in _DATED else value
-    return f"X'{value}'" if is_binary(column.kind) else f"_utf8mb4 X'{value}'"
+    if is_binary(column.kind):
+        return f"X'{value}'"
+    return f"_{charset_of(column.kind.collation).name} X'{value}'"

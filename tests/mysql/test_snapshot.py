@@ -406,6 +406,15 @@ KEYS: dict[str, tuple[str, Any]] = {
         "k varchar(30) CHARACTER SET latin1 COLLATE latin1_german2_ci, PRIMARY KEY (k)",
         lambda r: ("".join(r.choice("aäAo'\\ z") for _ in range(r.randint(0, 12))),),
     ),
+    # The servers convert a byte that is no character to a question mark.
+    "no characters": (
+        "k varchar(9) CHARACTER SET greek COLLATE greek_bin, PRIMARY KEY (k)",
+        lambda r: (bytes(r.choice(b"?A\xae\xd2\xff") for _ in range(r.randint(0, 9))),),
+    ),
+    "wide characters": (
+        "k varchar(9) CHARACTER SET utf16le, l varchar(9) CHARACTER SET gbk, PRIMARY KEY (k, l)",
+        lambda r: ("".join(r.choice("aÄ☃𝄞") for _ in range(r.randint(0, 9))), r.choice("a中")),
+    ),
     "bytes": ("k varbinary(9), PRIMARY KEY (k)", lambda r: (r.randbytes(r.randint(0, 9)),)),
     "fixed bytes": ("k binary(4), PRIMARY KEY (k)", lambda r: (r.randbytes(r.randint(0, 4)),)),
     "moments": (
