@@ -103,7 +103,7 @@ _MARIADB_BLOCKS: Mapping[str, tuple[tuple[int, int], ...]] = {
     "utf32": ((736, 767), (3072, 3327)),
 }
 _NOPAD = 1024
-_HINT = "exclude the column, or convert it to utf8mb4"
+_HINT = "convert the column to utf8mb4, or leave the table out"
 
 
 def _by_collation() -> dict[int, Charset]:

@@ -138,7 +138,7 @@ def table_schema(table: MyTable, zero_dates: ZeroDates, version: int = 1) -> Tab
         raise SourceError(
             f"columns of types that are not understood: {', '.join(refused)}",
             where=table.name,
-            hint="exclude them, or alter their types",
+            hint="alter their types, or leave the table out",
         )
     columns = tuple(
         column(c, number, zero_dates, in_key=c.name in table.key)
