@@ -6,7 +6,7 @@ show what it did. So what statements said since then is noted in the frontier.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -89,9 +89,11 @@ class CapturedTables:
         new, self._new = self._new, {}
         return new
 
-    def statement(self, sql: str, database: str, *, strict: bool) -> tuple[str, ...]:
+    def statement(
+        self, sql: str, database: str, *, strict: bool, updated: Collection[str] | None
+    ) -> tuple[str, ...]:
         """A statement comes past; the captured tables that it emptied. Raises as Evolution does."""
-        return self.evolution.statement(sql, database, strict=strict)
+        return self.evolution.statement(sql, database, strict=strict, updated=updated)
 
     def on_table_map(self, event: bytes) -> TableDecoder | None:
         """How the rows behind a table map are read; None: not captured. Raises SnapshotNeeded

@@ -75,7 +75,9 @@ class Altered:
 
 @dataclass(frozen=True)
 class RowsAsSql:
-    """INSERT, UPDATE, DELETE, REPLACE or LOAD DATA, logged as a statement; what it may change."""
+    """INSERT, UPDATE, DELETE, REPLACE, LOAD DATA or the SELECT of a CREATE TABLE, logged as a
+    statement; what it may change by its text. It may change more by triggers, or by the functions
+    of a SELECT, DO or WITH."""
 
     verb: str
     tables: tuple[str, ...]
@@ -206,7 +208,10 @@ def _create(reader: _Reader) -> Iterator[Statement]:
     anew = bool(reader.accept("OR") and reader.accept("REPLACE"))
     if reader.accept("TABLE"):
         reader.skip("IF", "NOT", "EXISTS")
-        yield Created(reader.table(), anew)
+        table = reader.table()
+        yield Created(table, anew)
+        if _Token("word", "SELECT") in (replace(t, text=t.upper) for t in reader.tokens):
+            yield RowsAsSql("CREATE TABLE … SELECT", (table,))
         return
     reader.skip("UNIQUE", "FULLTEXT", "SPATIAL", "ONLINE", "OFFLINE")
     if reader.accept("INDEX"):
@@ -392,7 +397,8 @@ def _changed(verb: str, reader: _Reader) -> Iterator[Statement]:
     tables: list[str] = []
     while reader.here is not _END and not reader.accept(*_STOPS, "("):
         token = reader.here
-        if token.kind not in ("word", "name") or token.upper in _NOISE:
+        # A string is a name too: ANSI_QUOTES.
+        if token.kind not in ("word", "name", "string") or token.upper in _NOISE:
             reader.next()
             continue
         tables.append(reader.table())
@@ -416,5 +422,8 @@ _READ: Mapping[str, Callable[[_Reader], Iterator[Statement]]] = {
     "UPDATE": partial(_changed, "UPDATE"),
     "DELETE": partial(_changed, "DELETE"),
     "LOAD": partial(_changed, "LOAD DATA"),
+    "SELECT": lambda reader: iter((RowsAsSql("SELECT", ()),)),
+    "DO": lambda reader: iter((RowsAsSql("DO", ()),)),
+    "WITH": lambda reader: iter((RowsAsSql("WITH", ()),)),
 }
 """Temporary tables have no row events, and no rows that are captured: they are passed over."""

@@ -19,7 +19,7 @@ Column.native holds the MySQL type, so that an older version is enough to compar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -77,9 +77,17 @@ class Evolution:
     _pending: dict[str, _Pending] = field(default_factory=dict)
     _gone: set[str] = field(default_factory=set)
 
-    def statement(self, sql: str, database: str, *, strict: bool = True) -> tuple[str, ...]:
+    def statement(
+        self,
+        sql: str,
+        database: str,
+        *,
+        strict: bool = True,
+        updated: Collection[str] | None = (),
+    ) -> tuple[str, ...]:
         """Take a statement in; the captured tables that it emptied. Raises SnapshotNeeded,
-        SchemaChanged, and SourceError for rows that were changed by a statement."""
+        SchemaChanged, and SourceError for rows that were changed by a statement: it names a
+        captured table, or is known to change some of its database (`updated`; None: of any)."""
         emptied: list[str] = []
         for found in ddl.read_statement(sql, database):
             match found:
@@ -94,7 +102,7 @@ class Evolution:
                 case ddl.Altered():
                     self._altered(found, strict)
                 case ddl.RowsAsSql(verb, tables):
-                    self._refuse_sql(verb, tables, sql)
+                    self._refuse_sql(verb, tables, updated)
         return tuple(dict.fromkeys(emptied))
 
     def is_touched(self, name: str) -> bool:
@@ -172,8 +180,14 @@ class Evolution:
             pending.lax = pending.lax or not strict
             pending.origins = _after(pending.origins, found)
 
-    def _refuse_sql(self, verb: str, tables: Sequence[str], sql: str) -> None:
-        for name in (n for table in tables for n in self._captured(table)):
+    def _refuse_sql(
+        self, verb: str, tables: Sequence[str], updated: Collection[str] | None
+    ) -> None:
+        named = [n for table in tables for n in self._captured(table)]
+        self.made |= {table: False for table in tables if table in self.made}
+        # Triggers and functions: which tables they change, only their databases tell.
+        near = (n for n in self.schemas if updated is None or n.partition(".")[0] in updated)
+        for name in (*named, *near):
             raise SourceError(
                 f"a change was logged as a statement, not as rows: {verb} …",
                 where=name,

@@ -6,6 +6,10 @@ from cdc.mysql.events import Kind
 
 _FIXED = 32
 _FLAGS2, _SQL_MODE = 0, 1
+_UPDATED, _MANY = 12, 254
+_STATUS_BYTES = {0: 4, 1: 8, 3: 4, 4: 6, 7: 2, 8: 2, 9: 8, 10: 4}
+_STATUS_STRINGS = {2: (1, 1), 5: (1, 0), 6: (1, 0), 11: (2, 0)}
+"""By code, how many strings with a byte of length, and the bytes behind them."""
 _STRICT = 1 << 22 | 1 << 23
 _LOAD_BYTES = 13
 
@@ -13,11 +17,39 @@ _LOAD_BYTES = 13
 def is_strict(event: bytes) -> bool:
     """Whether it ran in a strict sql_mode, which refuses values that it would have to change. The
     status variables stand in a fixed order."""
-    status = event[_FIXED : _FIXED + int.from_bytes(event[30:32], "little")]
+    status = _status(event)
     at = 5 if status[:1] == bytes([_FLAGS2]) else 0
     if status[at : at + 1] != bytes([_SQL_MODE]):
         return False
     return bool(int.from_bytes(status[at + 1 : at + 9], "little") & _STRICT)
+
+
+def _status(event: bytes) -> bytes:
+    return event[_FIXED : _FIXED + int.from_bytes(event[30:32], "little")]
+
+
+def updated_databases(event: bytes) -> tuple[str, ...] | None:
+    """MySQL: the databases of the tables that a statement changes, also by triggers and functions
+    (Q_UPDATED_DB_NAMES among the status variables); None: too many to be named. MariaDB never says
+    any."""
+    status = _status(event)
+    at = 0
+    while at < len(status):
+        code, at = status[at], at + 1
+        if code == _UPDATED:
+            count = status[at] if at < len(status) else 0
+            names = status[at + 1 :].split(b"\0")[:count]
+            return None if count >= _MANY else tuple(n.decode("utf-8", "replace") for n in names)
+        if code in _STATUS_BYTES:
+            at += _STATUS_BYTES[code]
+        elif code in _STATUS_STRINGS:
+            strings, more = _STATUS_STRINGS[code]
+            for _ in range(strings):
+                at += 1 + (status[at] if at < len(status) else 0)
+            at += more
+        else:
+            break
+    return ()
 
 
 def of_load(event: bytes) -> bytes:

@@ -322,6 +322,20 @@ def test_changes_that_were_logged_as_statements(shop: Capture) -> None:
     assert isinstance(error, SourceError) and "binlog_format" in str(error)
 
 
+def test_changes_by_a_trigger_of_a_statement(mysql: MyServer, tmp_path: Path) -> None:
+    """MariaDB's binlog does not say that there are any."""
+    with closing(_Dropped(mysql.new_database())) as made:
+        shop = made_shop(made.database, tmp_path)
+        shop.sql(
+            "CREATE TRIGGER seen AFTER INSERT ON unseen FOR EACH ROW UPDATE orders SET note = 'x'"
+        )
+        with shop.running() as agent:
+            agent.caught_up()
+            shop.sql("SET SESSION binlog_format = STATEMENT", "INSERT INTO unseen VALUES (1, 'x')")
+            error = agent.failed()
+    assert isinstance(error, SourceError) and "binlog_format" in str(error)
+
+
 def test_partial_updates_of_json(mysql: MyServer, tmp_path: Path) -> None:
     with closing(_Dropped(mysql.new_database())) as made:
         made.database.sql(

@@ -29,6 +29,10 @@ CASES: list[tuple[str, tuple[Statement, ...]]] = [
     ("CREATE TABLE IF NOT EXISTS e.t LIKE u", (Created("e.t"),)),
     ("create or replace table t (a int)", (Created("d.t", True),)),
     ("CREATE TEMPORARY TABLE t (a int)", ()),
+    (
+        "CREATE TABLE t (b int) AS SELECT 1 AS a",
+        (Created("d.t"), RowsAsSql("CREATE TABLE … SELECT", ("d.t",))),
+    ),
     ("CREATE UNIQUE INDEX i USING BTREE ON t (a)", (Altered("d.t"),)),
     ("DROP INDEX `i` ON e.t", (Altered("e.t"),)),
     (
@@ -95,6 +99,9 @@ CASES: list[tuple[str, tuple[Statement, ...]]] = [
     ("insert low_priority ignore into `e`.t select * from u", (RowsAsSql("INSERT", ("e.t",)),)),
     ("UPDATE t JOIN e.u ON t.a = u.a SET t.a = 1", (RowsAsSql("UPDATE", ("d.t", "e.u")),)),
     ("DELETE FROM t WHERE a = 'INSERT INTO x'", (RowsAsSql("DELETE", ("d.t",)),)),
+    ('INSERT INTO "t" VALUES (1)', (RowsAsSql("INSERT", ("d.t",)),)),
+    ("SELECT `d`.`f`(1)", (RowsAsSql("SELECT", ()),)),
+    ("WITH c AS (SELECT 1) DELETE t FROM t, c", (RowsAsSql("WITH", ()),)),
     ("BEGIN", ()),
     ("GRANT SELECT ON t TO u", ()),
     ("CREATE VIEW v AS SELECT * FROM t", ()),

@@ -13,6 +13,7 @@ from cdc.mysql.captured import CapturedTables
 from cdc.mysql.events import Kind
 from cdc.mysql.evolution import Evolution, as_table, continued
 from cdc.mysql.retyping import carries
+from cdc.mysql.statements import updated_databases
 from cdc.mysql.table_maps import resolve, table_map
 from cdc.mysql.tables import MyColumn, MyTable, MyType
 from cdc.mysql.types import FieldType, table_schema
@@ -200,6 +201,14 @@ def test_rows_changed_by_statements() -> None:
     with pytest.raises(SourceError, match="logged as a statement"):
         evolution().statement("UPDATE t SET a = 1", "d")
     assert evolution().statement("UPDATE other SET a = 1", "d") == ()
+    assert evolution().statement("UPDATE other SET a = 1", "x", updated=("x",)) == ()
+    for updated in (("x", "d"), None):
+        with pytest.raises(SourceError, match="logged as a statement"):
+            evolution().statement("UPDATE other SET a = 1", "x", updated=updated)
+    made = evolution()
+    made.statement("CREATE TABLE other (a int)", "d", updated=("d",))
+    made.statement("CREATE TABLE filled SELECT 1 AS a", "d")
+    assert made.made == {"d.other": True, "d.filled": False}
 
 
 def test_names_compare_without_case_where_the_server_does() -> None:
@@ -286,3 +295,19 @@ def test_one_decoder_while_a_table_stays_what_it_is() -> None:
     captured = CapturedTables(Evolution("shop", schemas, "null"), mariadb=False)
     first = captured.on_table_map(maps[0])
     assert first is not None and captured.on_table_map(body) is first
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (b"", ()),
+        (b"\x0c\x02d\0e\xc3\xa4\0\x0d123", ("d", "eä")),
+        (b"\x06\x03std\x05\x03UTC\x0b\x01u\x02hh\x0c\x01d\0", ("d",)),
+        (b"\0....\x01........\x04......\x0c\xfe", None),
+    ],
+)
+def test_databases_that_a_statement_changes(
+    status: bytes, expected: tuple[str, ...] | None
+) -> None:
+    event = bytes(30) + len(status).to_bytes(2, "little") + status + b"d\0UPDATE t SET a = 1"
+    assert updated_databases(event) == expected
