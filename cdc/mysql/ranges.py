@@ -38,7 +38,7 @@ MOST_RANGES = 4096
 LEAST_ROWS = 1000
 _DATED = DATES | DATETIMES | TIMESTAMPS
 _ORDERED = _DATED | STRINGS | {*INTEGER_BYTES, FieldType.NEWDECIMAL}
-"""Types whose values compare equal to their literals."""
+"""Types whose values compare equal to their literals; MariaDB's own are strings among them."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def cut(connection: Connection, table: MyTable) -> Iterator[Range]:
         cuts: Iterator[tuple[str, ...]] = iter(())
     elif key[0].kind.code in INTEGER_BYTES:
         cuts = _halves(connection, table, key[0], wanted)
-    elif all(c.kind.code in _ORDERED and not c.kind.native for c in key):
+    elif all(c.kind.code in _ORDERED for c in key):
         cuts = _every_nth(connection, table, key, wanted)
     else:
         cuts = iter(())
@@ -180,14 +180,17 @@ def _every_nth(
 def _shown(column: MyColumn) -> str:
     """The column's value as text, which `_literal` makes a literal of."""
     name = quoted(column.name)
-    return f"HEX({name})" if column.kind.code in STRINGS else f"CAST({name} AS CHAR)"
+    text = column.kind.code in STRINGS and not column.kind.native
+    return f"HEX({name})" if text else f"CAST({name} AS CHAR)"
 
 
 def _literal(column: MyColumn, value: str) -> str:
     """A value in SQL that compares by the column's own collation. Text has the column's character
     set: converted, a byte that is no character would be another key, and cuts would not ascend."""
+    if column.kind.native or column.kind.code in _DATED:
+        return f"'{value}'"
     if column.kind.code not in STRINGS:
-        return f"'{value}'" if column.kind.code in _DATED else value
+        return value
     if is_binary(column.kind):
         return f"X'{value}'"
     return f"_{charset_of(column.kind.collation).name} X'{value}'"
