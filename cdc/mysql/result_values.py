@@ -68,12 +68,7 @@ class ResultColumn:
     def decode(self, slices: Slices) -> pa.Array:
         """n values, null where the slice is. BadData, naming the column, when one cannot be
         carried."""
-        try:
-            return self.read(slices)
-        except BadData as error:
-            raise BadData(error.what, where=self.place, hint=error.hint) from error
-        except (pa.ArrowInvalid, IndexError) as error:
-            raise BadData(f"a value that is not of its type: {error}", where=self.place) from error
+        return values_text.decoded(self.place, self.read, slices)
 
 
 def compile_column(place: str, kind: MyType, zero_dates: ZeroDates) -> ResultColumn:

@@ -27,6 +27,17 @@ from cdc.ragged import Bytes, Int64s, Slices
 ValueDecoder = Callable[[Slices], pa.Array]
 """Where n values are → n values, null where the slice is. BadData when one cannot be carried."""
 
+
+def decoded(place: str, read: ValueDecoder, slices: Slices) -> pa.Array:
+    """The values of the column that is called `place`. BadData names it."""
+    try:
+        return read(slices)
+    except BadData as error:
+        raise BadData(error.what, where=place, hint=error.hint) from error
+    except (pa.ArrowInvalid, IndexError) as error:
+        raise BadData(f"a value that is not of its type: {error}", where=place) from error
+
+
 _UTF8 = ("utf8mb3", "utf8mb4")
 _SHOWN_BYTES = 40
 
