@@ -60,6 +60,7 @@ class ValueStore:
         self._history, self._source = history, source
         self._acknowledged = frontier.positions[source] if frontier.whole else None
         self._yielded: NativePosition | None = None
+        self._ahead = False
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _is_clean(path, str(self._acknowledged or "")):
             _delete(path)
@@ -81,6 +82,7 @@ class ValueStore:
         """Keep what later updates may leave out; call before the changes are appended."""
         picked = table.rows(changes)
         if len(picked):
+            self._ahead = True
             self._write("INSERT OR REPLACE", table, changes.take(picked))
 
     def complete(
@@ -88,6 +90,7 @@ class ValueStore:
     ) -> ChangeBatch:
         """`changes` (of any number of keys, in order) with every unchanged value filled in, and
         remembered. `unchanged[column][row]` marks the values that were not sent."""
+        self._ahead = True
         rows = np.flatnonzero(np.logical_or.reduce(list(unchanged.values())))
         keys = row_keys(changes.schema, changes.rows).to_pylist()
         large = set(table.rows(changes).tolist()) | set(rows.tolist())
@@ -153,10 +156,11 @@ class ValueStore:
         self._db.execute("COMMIT")
 
     def yielded(self, piece: Piece) -> None:
-        """The piece is handed on; what it holds may have been remembered."""
-        if piece.num_rows or piece.truncated:
-            self._yielded = piece.position if piece.whole else None
-            self._acknowledged = self._acknowledged if piece.whole else None
+        """The piece is handed on. A whole one ends with all that was remembered before."""
+        if piece.whole:
+            self._ahead = False
+            if piece.num_rows or piece.transactions:
+                self._yielded = piece.position
 
     def acknowledge(self, position: NativePosition) -> None:
         """The log has everything up to here."""
@@ -165,7 +169,8 @@ class ValueStore:
     def close(self) -> None:
         """End; it is kept for the next start if the log has all that was remembered."""
         at = self._acknowledged
-        if at is not None and (self._yielded is None or at.covers(self._yielded)):
+        logged = self._yielded is None or (at is not None and at.covers(self._yielded))
+        if at is not None and logged and not self._ahead:
             self._db.execute("INSERT INTO clean VALUES (?)", (str(at),))
         self._db.close()
 

@@ -124,6 +124,12 @@ class CapturedTables:
             self._decoders[table.name] = found
         return found
 
+    def read(self, changes: ChangeBatch) -> None:
+        """Rows of a table that was added later come past: updates may leave their values out."""
+        schema = changes.schema
+        decoder = compile_table(as_table(schema), schema, self.evolution.zero_dates)
+        self.completion(decoder, changes, {}, {})
+
     def is_touched(self) -> bool:
         """Whether a statement may have changed a table since its rows came last."""
         return any(map(self.evolution.is_touched, self.evolution.schemas))

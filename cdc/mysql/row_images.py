@@ -36,7 +36,7 @@ _REMEDY = "SET GLOBAL binlog_row_image = FULL"
 @dataclass
 class StoredValues:
     """See captured.Completion. `defaults`: the tables as the catalog had them when the stream
-    began."""
+    began, or when they were made."""
 
     store: ValueStore
     defaults: Mapping[str, MyTable]

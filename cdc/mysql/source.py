@@ -229,7 +229,7 @@ class MySqlSource:
             return nothing_left_out
         path = self._state_path / f"{self.name}.values.sqlite"
         self._store = ValueStore(path, frontier, self._history, self.name)
-        return StoredValues(self._store, dict(self._tables), server.row_image == "MINIMAL")
+        return StoredValues(self._store, self._tables, server.row_image == "MINIMAL")
 
     def acknowledge(self, position: NativePosition) -> None:
         """The server keeps its binlogs as long as its settings say."""

@@ -104,6 +104,7 @@ class MyStream:
         if chunk is None:
             return
         table, rows = chunk
+        self._captured.read(rows)
         commit_us = time.time_ns() // 1000
         piece = Piece((chunk,), int(rows.num_rows > 0), self._position, commit_us)
         # Named, it is published also without rows: perhaps its table is complete by it.
