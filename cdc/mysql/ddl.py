@@ -302,12 +302,16 @@ _CHANGES_ROWS = {
     "DROP SYSTEM": "system versioning was dropped",
     "ADD SYSTEM": "system versioning was added",
 }
+_FOREIGN_ACTION = re.compile(r"\bREFERENCES\b.* ON (?:DELETE|UPDATE) (?:CASCADE|SET NULL)\b")
 
 
 def _clause(found: Altered, clause: _Reader) -> Altered:
     verb = clause.next().upper
     following = clause.here.upper
     reason = _CHANGES_ROWS.get(f"{verb} {following}") or _CHANGES_ROWS.get(verb)
+    if _FOREIGN_ACTION.search(" ".join(t.upper for t in clause.tokens if t.kind == "word")):
+        # From now on; a snapshot begins with looking for such keys, and refuses them.
+        reason = "a foreign key with an action was added"
     if reason:
         return replace(found, rewritten=reason)
     if verb == "ADD" and following not in (*_NOT_COLUMNS, "PARTITION"):

@@ -89,6 +89,15 @@ CASES: list[tuple[str, tuple[Statement, ...]]] = [
         "ALTER TABLE t TRUNCATE PARTITION p0",
         (Altered("d.t", rewritten="a partition was truncated"),),
     ),
+    (
+        "ALTER TABLE t ADD CONSTRAINT c FOREIGN KEY (a) REFERENCES r (id) ON DELETE CASCADE",
+        (Altered("d.t", rewritten="a foreign key with an action was added"),),
+    ),
+    (
+        "ALTER TABLE t ADD b int REFERENCES r (id) ON DELETE RESTRICT ON UPDATE SET NULL",
+        (Altered("d.t", rewritten="a foreign key with an action was added"),),
+    ),
+    ("ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES r (id) ON DELETE RESTRICT", (Altered("d.t"),)),
     ("ALTER TABLE t ADD PARTITION (PARTITION p2 VALUES LESS THAN (9))", (Altered("d.t"),)),
     (
         "ALTER IGNORE TABLE t ADD UNIQUE (a)",
