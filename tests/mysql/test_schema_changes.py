@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cdc.changes import R
-from cdc.errors import SchemaChanged
+from cdc.errors import SchemaChanged, SourceError
 from tests.fix_capture import SOURCE, Capture
 from tests.fix_mysql import MyDatabase, NewMyServer
 from tests.services.mysql import FLAVOURS, Flavour
@@ -158,6 +158,21 @@ def test_stops(shop: Capture, statement: str, said: str) -> None:
             shop.sql("UPDATE t SET a = 1 WHERE id = 2")
         error = agent.failed()
     assert isinstance(error, SchemaChanged) and said in error.what
+
+
+def test_stops_where_a_foreign_key_begins_to_change_rows(shop: Capture) -> None:
+    """Both rows go, and the binlog has one delete."""
+    with shop.running() as agent:
+        agent.caught_up()
+        shop.sql(
+            "ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES t (id) ON DELETE CASCADE",
+            "UPDATE t SET a = 1 WHERE id = 2",
+            "DELETE FROM t WHERE id = 1",
+        )
+        error = agent.failed()
+    assert isinstance(error, SourceError)
+    assert "ON DELETE CASCADE" in error.what
+    assert "drop the action" in error.hint
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
