@@ -81,6 +81,11 @@ class Tables:
         """A table map may mean something else from here on."""
         self.by_body.clear()
 
+    def begin(self) -> None:
+        """No transaction is open: each names its tables again, by numbers that only grow."""
+        if len(self.by_id) > _MAPS_MAX:
+            self.by_id.clear()
+
     def decoder(self, event: bytes) -> TableDecoder | None:
         body = event[HEADER_BYTES:]
         if body not in self.by_body:
@@ -101,6 +106,8 @@ def decode(found: Sorted, tables: Tables, still_open: Open | None, reached: Reac
     begins = letters == GTID
     ends = letters == END
     continued = still_open is not None
+    if not continued:
+        tables.begin()
     _require_brackets(found, letters, begins, ends, continued)
     txn = begins.cumsum() - (not continued)
     own = [found.events[at] for at in begins.nonzero()[0].tolist()]

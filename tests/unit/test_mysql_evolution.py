@@ -9,14 +9,18 @@ import pyarrow as pa
 import pytest
 
 from cdc.errors import SchemaChanged, SnapshotNeeded, SourceError
+from cdc.mysql.binlog import Tables, decode
 from cdc.mysql.captured import CapturedTables
 from cdc.mysql.events import Kind
 from cdc.mysql.evolution import Evolution, as_table, continued
+from cdc.mysql.grouping import sort
+from cdc.mysql.reached import reached
 from cdc.mysql.retyping import carries
 from cdc.mysql.statements import updated_databases
 from cdc.mysql.table_maps import resolve, table_map
 from cdc.mysql.tables import MyColumn, MyTable, MyType
 from cdc.mysql.types import FieldType, table_schema
+from cdc.positions import GtidSet
 from cdc.schema import TableSchema
 from tests.unit.mysql_captured import MYSQL
 from tests.unit.mysql_captured import events as captured_events
@@ -311,3 +315,15 @@ def test_databases_that_a_statement_changes(
 ) -> None:
     event = bytes(30) + len(status).to_bytes(2, "little") + status + b"d\0UPDATE t SET a = 1"
     assert updated_databases(event) == expected
+
+
+def test_numbers_of_tables_are_forgotten_between_transactions() -> None:
+    """The server numbers a table anew whenever it opens it: they grow without end."""
+    start = next(n for n, e in enumerate(captured_events(MYSQL)) if e[4] == Kind.GTID)
+    stop = next(n for n, e in enumerate(captured_events(MYSQL)) if e[4] == Kind.XID)
+    found = sort(captured_events(MYSQL)[start : stop + 1])
+    captured = CapturedTables(Evolution("shop", {}, "null"), mariadb=False)
+    tables = Tables(captured.on_table_map, captured.completion)
+    tables.by_id.update({number.to_bytes(6, "little"): None for number in range(5000)})
+    decode(found, tables, None, reached(GtidSet()))
+    assert len(tables.by_id) == 1
