@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cdc.errors import SourceUnavailable
+from cdc.errors import SnapshotNeeded, SourceUnavailable
 from cdc.positions import NativePosition
 from cdc.source import Piece
 
@@ -20,12 +20,12 @@ from cdc.source import Piece
 def caught_up(stream: Iterator[Piece], high: NativePosition, next_ordinal: int) -> Iterator[Piece]:
     """The stream's changes as parts of the snapshot, until `high` is covered; the last piece is
     empty and has the position reached. `next_ordinal` follows the snapshot's rows."""
-    for piece in stream:
+    for piece in _begun_again(stream):
         if piece.truncated or piece.schemas:
             raise SourceUnavailable(
                 "a table was altered or emptied while it was read",
                 where=", ".join((*piece.truncated, *piece.schemas)),
-                hint="the snapshot is begun again: nothing of it counts yet",
+                hint=_AGAIN,
             )
         if piece.num_rows:
             yield _appended(piece, next_ordinal)
@@ -33,6 +33,17 @@ def caught_up(stream: Iterator[Piece], high: NativePosition, next_ordinal: int) 
         if piece.whole and piece.position.covers(high):
             yield Piece((), 0, piece.position, 0, whole=False)
             return
+
+
+def _begun_again(stream: Iterator[Piece]) -> Iterator[Piece]:
+    """Where the stream needs a snapshot, it is this one that does not do."""
+    try:
+        yield from stream
+    except SnapshotNeeded as change:
+        raise SourceUnavailable(change.what, where=change.where, hint=_AGAIN) from change
+
+
+_AGAIN = "the snapshot is begun again: nothing of it counts yet"
 
 
 def _appended(piece: Piece, first: int) -> Piece:

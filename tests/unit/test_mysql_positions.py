@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc.changes import C, ChangeBatch
-from cdc.errors import SlotError, SourceError, SourceUnavailable
+from cdc.errors import SlotError, SnapshotNeeded, SourceError, SourceUnavailable
 from cdc.frontiers import Frontier
 from cdc.mysql.continuity import Kept, verdict
 from cdc.mysql.events import Kind
@@ -155,3 +155,10 @@ def test_a_table_emptied_under_a_snapshot_begins_it_again() -> None:
     emptied = Piece((), 0, at(2), 0, whole=False, truncated=("d.t",))
     with pytest.raises(SourceUnavailable, match="emptied"):
         list(caught_up(iter([emptied]), at(3), 0))
+
+    def altered() -> Iterator[Piece]:
+        yield Piece((), 0, at(1), 0)
+        raise SnapshotNeeded("it was altered", where="d.t")
+
+    with pytest.raises(SourceUnavailable, match="it was altered"):
+        list(caught_up(altered(), at(3), 0))
