@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc.changes import Bools, ChangeBatch, R, concat_rows
-from cdc.errors import SnapshotNeeded, SourceError
+from cdc.errors import SnapshotNeeded
 from cdc.keys import row_keys
 from cdc.mysql.catalog import Server, read_named
 from cdc.mysql.connection import Connection, close, execute
@@ -94,13 +94,18 @@ class CatchUp:
             self._chunk.kept[:] = False
 
     def require_possible(self) -> None:
-        """Raises SourceError when a read view cannot be placed in the binlog."""
-        if self.tables and not self.server.mariadb and not self.server.gtid:
-            raise SourceError(
+        """Raises SnapshotNeeded where chunks would not do: without GTIDs a read view has no place
+        in the binlog; and an update may leave out a value that no chunk has brought yet."""
+        why = ""
+        if not self.server.mariadb and not self.server.gtid:
+            why = "the server has no GTIDs"
+        elif self.server.row_image != "FULL":
+            why = f"binlog_row_image is {self.server.row_image}"
+        if self.tables and why:
+            raise SnapshotNeeded(
                 f"added after the first snapshot: {', '.join(self.tables)}",
                 where=self.server.product,
-                hint="tables can be added where the server has GTIDs: SET gtid_mode = ON; or leave "
-                "them out, or take a new snapshot",
+                hint=f"all tables are read again, because {why}",
             )
 
     def next(self, reached: NativePosition) -> tuple[str, ChangeBatch] | None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 from typing import NoReturn
-from uuid import UUID
 
 from cdc.errors import BadData, SourceError
 from cdc.mysql.charsets import charset_of
@@ -87,15 +86,10 @@ COMPRESSED_ROWS: Mapping[int, Kind] = {
     Kind.DELETE_ROWS_COMPRESSED: Kind.DELETE_ROWS,
 }
 """MariaDB's compressed row events, and what payload.inflated makes of them."""
-STATEMENT_BASED = frozenset({Kind.INTVAR, Kind.RAND, Kind.USER_VAR})
-"""Only stand before a QUERY that changes rows as a statement."""
 
 _HEADER = Struct("<IBIIIH")
-_GTID = Struct("<B16sqBqq")
 _MARIA_GTID = Struct("<qIB")
 _QUERY = Struct("<IIBHH")
-_STANDALONE, _GROUP_COMMIT, _TRANSACTIONAL, _DDL = 1, 2, 4, 32
-_PREPARED_XA, _COMPLETED_XA = 64, 128
 _TOP_BIT_7 = 1 << 55
 
 
@@ -139,25 +133,6 @@ def malformed(what: str, event: bytes) -> BadData:
 
 
 @dataclass(frozen=True)
-class FormatDescription:
-    """`checksum`: whether events of this stream end with a CRC32."""
-
-    binlog_version: int
-    server_version: str
-    header_bytes: int
-    checksum: bool
-
-
-def format_description(event: bytes) -> FormatDescription:
-    """FORMAT_DESCRIPTION. It always carries a checksum field itself, cut off here like all."""
-    reader = Reader(event)
-    version = reader.number(2)
-    server = reader.take(50).rstrip(b"\0").decode("ascii", "replace")
-    reader.skip(4)
-    return FormatDescription(version, server, reader.number(1), event[-1] == 1)
-
-
-@dataclass(frozen=True)
 class Rotate:
     """The next event is at `position` of `file`."""
 
@@ -172,119 +147,28 @@ def rotate(event: bytes) -> Rotate:
     return Rotate(reader.rest().decode(), position)
 
 
-def heartbeat(event: bytes) -> Rotate:
-    """HEARTBEAT or HEARTBEAT_V2: everything before `position` of `file` was sent. The first form
-    has the position modulo 2^32."""
-    reader = Reader(event)
-    if event[4] == Kind.HEARTBEAT:
-        return Rotate(reader.rest().decode(), header(event).end_position)
-    file, position = "", 0
-    while reader.more():
-        field = reader.packed()
-        if field == 0:
-            break
-        value = reader.take(reader.packed())
-        if field == 1:
-            file = value.decode()
-        elif field == 2:
-            position = Reader(bytes(HEADER_BYTES) + value).packed()
-    return Rotate(file, position)
-
-
-@dataclass(frozen=True)
-class Gtid:
-    """The transaction that begins. `uuid` is '' where it is anonymous. Commit times are
-    microseconds since 1970, 0 where the server is too old to say; `commit_us` is that of the
-    server where the transaction was made. `transaction_bytes`: its size in the binlog, or 0."""
-
-    uuid: str
-    number: int
-    last_committed: int
-    sequence_number: int
-    commit_us: int
-    immediate_commit_us: int
-    transaction_bytes: int
-
-
-def gtid(event: bytes) -> Gtid:
-    """GTID or ANONYMOUS_GTID of MySQL. SourceError for a tagged one (MySQL 8.3 and later)."""
-    if event[4] == Kind.GTID_TAGGED:
-        raise SourceError(
-            "a GTID with a tag, which is not understood",
-            where=f"log position {header(event).end_position}",
-            hint="commit with gtid_next='AUTOMATIC', without a tag",
-        )
-    reader = Reader(event)
-    _, raw, number, _, last_committed, sequence = _GTID.unpack(reader.take(_GTID.size))
-    immediate = original = size = 0
-    if reader.more():
-        immediate = original = reader.number(7)
-        if immediate & _TOP_BIT_7:
-            immediate &= ~_TOP_BIT_7
-            original = reader.number(7)
-        size = reader.packed() if reader.more() else 0
-    uuid = "" if event[4] == Kind.ANONYMOUS_GTID else str(UUID(bytes=raw))
-    return Gtid(uuid, number, last_committed, sequence, original, immediate, size)
-
-
-Interval = tuple[int, int]
-"""First and last, both included."""
-
-
-def previous_gtids(event: bytes) -> Mapping[str, tuple[Interval, ...]]:
-    """PREVIOUS_GTIDS, by uuid: what the files before this one contain."""
-    reader = Reader(event)
-    count = reader.number(8)
-    if count >> 56:
-        raise SourceError(
-            "a GTID set with tags, which is not understood",
-            where=f"log position {header(event).end_position}",
-        )
-    sets: dict[str, tuple[Interval, ...]] = {}
-    for _ in range(count):
-        uuid = str(UUID(bytes=reader.take(16)))
-        pairs = [(reader.number(8), reader.number(8) - 1) for _ in range(reader.number(8))]
-        sets[uuid] = tuple(pairs)
-    return sets
+def tagged_gtid(event: bytes) -> SourceError:
+    """What a GTID with a tag is (MySQL 8.3 and later)."""
+    return SourceError(
+        "a GTID with a tag, which is not understood",
+        where=f"log position {header(event).end_position}",
+        hint="commit with gtid_next='AUTOMATIC', without a tag",
+    )
 
 
 @dataclass(frozen=True)
 class MariaGtidEvent:
-    """The transaction that begins. `standalone`: it is the one event behind, without XID or
-    COMMIT. `prepared`: ends with XA PREPARE instead of a commit; `completed`: it is the XA COMMIT
-    or ROLLBACK of such a one."""
+    """The transaction that begins."""
 
     domain: int
     server_id: int
     sequence: int
-    standalone: bool
-    transactional: bool
-    ddl: bool
-    prepared: bool
-    completed: bool
 
 
 def maria_gtid(event: bytes) -> MariaGtidEvent:
     """GTID_EVENT of MariaDB."""
-    sequence, domain, flags = _MARIA_GTID.unpack(Reader(event).take(_MARIA_GTID.size))
-    return MariaGtidEvent(
-        domain,
-        header(event).server_id,
-        sequence,
-        bool(flags & _STANDALONE),
-        bool(flags & _TRANSACTIONAL),
-        bool(flags & _DDL),
-        bool(flags & _PREPARED_XA),
-        bool(flags & _COMPLETED_XA),
-    )
-
-
-def maria_gtid_list(event: bytes) -> tuple[tuple[int, int, int], ...]:
-    """GTID_LIST of MariaDB: (domain, server_id, sequence) of the newest per domain and server
-    before this file."""
-    reader = Reader(event)
-    count = reader.number(4) & 0x0FFF_FFFF
-    return tuple((reader.number(4), reader.number(4), reader.number(8)) for _ in range(count))
+    sequence, domain, _ = _MARIA_GTID.unpack(Reader(event).take(_MARIA_GTID.size))
+    return MariaGtidEvent(domain, header(event).server_id, sequence)
 
 
 @dataclass(frozen=True)
@@ -329,11 +213,6 @@ def _client_codec(status: bytes) -> str:
     return "utf-8"
 
 
-def xid(event: bytes) -> int:
-    """XID: the commit of a transaction; the storage engine's number of it."""
-    return Reader(event).number(8)
-
-
 def incident(event: bytes) -> str:
     """INCIDENT: what the server says was lost. History does not continue behind one."""
     reader = Reader(event)
@@ -341,20 +220,9 @@ def incident(event: bytes) -> str:
     return reader.take(reader.number(1)).decode("utf-8", "replace")
 
 
-def statement_text(event: bytes) -> str:
-    """ROWS_QUERY or ANNOTATE_ROWS: the statement whose rows follow."""
-    skipped = 1 if event[4] == Kind.ROWS_QUERY else 0
-    return event[HEADER_BYTES + skipped :].decode("utf-8", "replace")
-
-
 def table_id(event: bytes) -> int:
     """Of a TABLE_MAP or row event: the number that ties them together within a connection."""
     return int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + 6], "little")
-
-
-def statement_ends(event: bytes) -> bool:
-    """Of a row event: whether it is the statement's last (STMT_END_F); table maps end with it."""
-    return bool(event[HEADER_BYTES + 6] & 1)
 
 
 class Reader:

@@ -136,6 +136,10 @@ class Evolution:
         folded = table.lower()
         return [n for n in self.schemas if n.lower() == folded] if self.fold else []
 
+    def _stored(self, table: str) -> str:
+        """The name under which the server keeps the table (lower_case_table_names)."""
+        return table.lower() if self.fold else table
+
     def _dropped(self, found: ddl.Dropped) -> list[str]:
         if self.fold:
             found = ddl.Dropped(found.table.lower())
@@ -147,7 +151,7 @@ class Evolution:
         """Without OR REPLACE a table that exists stays what it is (IF NOT EXISTS)."""
         known = self._captured(table)
         if not known:
-            self.made[table] = True
+            self.made[self._stored(table)] = True
         names = [n for n in known if anew or n in self._gone]
         for name in names:
             self._gone.discard(name)
@@ -169,7 +173,7 @@ class Evolution:
                     where=name,
                     hint="rename it back, or capture it under its new name from a new snapshot",
                 )
-            self.made[new] = self.made.pop(old, False)
+            self.made[self._stored(new)] = self.made.pop(self._stored(old), False)
 
     def _altered(self, found: ddl.Altered, strict: bool) -> None:
         for name in self._captured(found.table):

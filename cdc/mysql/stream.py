@@ -199,7 +199,7 @@ class MyStream:
             self._open = binlog.opened(event, self._reached)
             self._prepared.start()
         elif kind == Kind.GTID_TAGGED:
-            events.gtid(event)
+            raise events.tagged_gtid(event)
         elif kind not in _LOAD_DATA_BLOCKS:
             raise events.malformed(f"an event of the unknown type {kind}", event)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cdc.errors import SourceError
 from cdc.mysql import ranges
 from demo.server_process import wait_until
 from tests.fix_capture import DEADLINE_S, SOURCE, AgentThread, Capture
@@ -113,16 +112,31 @@ def test_a_table_altered_meanwhile_is_read_with_all_others(before: Capture) -> N
     capture.assert_equal(*map(capture.name, "abc"))
 
 
-def test_without_gtids_it_is_refused(new_my_server: NewMyServer, tmp_path: Path) -> None:
-    server = new_my_server("mysql", "--gtid-mode=OFF", "--enforce-gtid-consistency=OFF")
-    database = server.new_database()
+@pytest.mark.parametrize(
+    "settings",
+    [("--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"), ("--binlog-row-image=NOBLOB",)],
+    ids=["without_gtids", "with_values_left_out"],
+)
+def test_where_chunks_would_not_do_all_is_read_again(
+    new_my_server: NewMyServer, tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    database = new_my_server("mysql", *settings).new_database()
     capture = Capture(database.url, tmp_path, (f"{database.name}.a",))
-    capture.sql("CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE b (id int PRIMARY KEY)")
+    capture.sql(
+        "CREATE TABLE a (id int PRIMARY KEY)",
+        "CREATE TABLE b (id int PRIMARY KEY, n int, x text)",
+        "INSERT INTO b VALUES (1, 1, 'one'), (2, 2, 'two')",
+    )
     with capture.running() as agent:
         agent.caught_up()
-    with with_all(capture).running() as agent:
-        error = agent.failed()
-    assert isinstance(error, SourceError) and "added after the first snapshot" in error.what
+    capture.sql("UPDATE b SET n = 5 WHERE id = 2")
+    capture = with_all(capture)
+    with capture.running() as agent:
+        until_complete(capture, agent)
+        capture.sql("UPDATE b SET n = 6", "INSERT INTO a VALUES (1)")
+        agent.caught_up()
+    capture.assert_equal(*map(capture.name, "ab"))
+    capture.assert_history(*map(capture.name, "ab"))
 
 
 def test_tables_made_and_renamed_while_streaming(before: Capture) -> None:

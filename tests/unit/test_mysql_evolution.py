@@ -220,6 +220,13 @@ def test_names_compare_without_case_where_the_server_does() -> None:
     assert evolution(fold=True).statement("TRUNCATE T", "D") == ("d.t",)
 
 
+def test_tables_made_under_names_that_are_not_captured() -> None:
+    made = evolution(fold=True)
+    made.statement("CREATE TABLE New (id INT)", "D")
+    made.statement("RENAME TABLE x TO Y", "d")
+    assert made.made == {"d.new": True, "d.y": False}
+
+
 def test_rewritten() -> None:
     with pytest.raises(SnapshotNeeded, match="a partition was dropped"):
         evolution().statement("ALTER TABLE t DROP PARTITION p", "d")
