@@ -90,7 +90,6 @@ COMPRESSED_ROWS: Mapping[int, Kind] = {
 _HEADER = Struct("<IBIIIH")
 _MARIA_GTID = Struct("<qIB")
 _QUERY = Struct("<IIBHH")
-_TOP_BIT_7 = 1 << 55
 
 
 @dataclass(frozen=True, slots=True)
