@@ -5,8 +5,8 @@ stream      a backlog of 1M rows in transactions of 1,000 (about 60 rows an even
             loop over pymysqlreplication's row events on the first 100,000 rows
 snapshot    1M rows into the embedded log, against `mysql --quick` to /dev/null and PyMySQL's
             SSCursor
-kafka       both into Kafka as JSON, against Debezium's MySQL connector (bench/debezium.py says how
-            that is set and measured)
+kafka       both into Kafka as Avro, against Debezium's MySQL connector with JSON (bench/debezium.py
+            says how that is set and measured)
 
 A private MySQL with the tests' settings and a larger buffer pool; every side has one round that
 does not count. Memory is the agent's with its workers (snapshot) or its own (stream).
@@ -338,7 +338,7 @@ def agent_run(bench: Bench, peer: Peer, name: str, until: GtidSet | None, *, wor
         bench.folder / name,
         bootstrap_servers=peer.broker.bootstrap,
         topic_prefix=f"{name}.",
-        format="json",
+        format="avro",
     )
     broker_pid = peer.broker.process.pid
     used_s = cpu_s(broker_pid)
