@@ -96,13 +96,22 @@ def load(database: MyDatabase, rows: int) -> Backlog:
 
 def mysqlbinlog(backlog: Backlog) -> None:
     """The server's own tool decodes the rows, over the network as we do."""
+    client(
+        backlog,
+        "mysqlbinlog",
+        *("--read-from-remote-server", "-v", "--base64-output=DECODE-ROWS"),
+        *(f"--start-position={backlog.offset}", backlog.file),
+    )
+
+
+def client(backlog: Backlog, program: str, *arguments: str) -> None:
+    """A program of the server's distribution, to /dev/null."""
     server = backlog.server
     subprocess.run(
         [
-            *(str(server.bin_dir / "mysqlbinlog"), "--no-defaults", "--read-from-remote-server"),
-            *(f"--host={server.host}", f"--port={server.port}", f"--user={server.user}"),
-            *(f"--password={server.password}", "-v", "--base64-output=DECODE-ROWS"),
-            *(f"--start-position={backlog.offset}", backlog.file),
+            *(str(server.bin_dir / program), "--no-defaults", f"--host={server.host}"),
+            *(f"--port={server.port}", f"--user={server.user}", f"--password={server.password}"),
+            *arguments,
         ],
         check=True,
         stdout=subprocess.DEVNULL,
@@ -136,18 +145,8 @@ def replication_loop(backlog: Backlog, rows: int) -> None:
 
 
 def quick_client(backlog: Backlog) -> None:
-    server = backlog.server
-    subprocess.run(
-        [
-            *(str(server.bin_dir / "mysql"), "--no-defaults", "--quick", "--batch"),
-            *(f"--host={server.host}", f"--port={server.port}", f"--user={server.user}"),
-            *(f"--password={server.password}", backlog.database.name),
-            *("-e", f"SELECT * FROM {TABLE}"),
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    query = f"SELECT * FROM {TABLE}"
+    client(backlog, "mysql", "--quick", "--batch", backlog.database.name, "-e", query)
 
 
 def unbuffered_cursor(backlog: Backlog, rows: int) -> None:

@@ -21,10 +21,9 @@ import pyarrow as pa
 from cdc.changes import ChangeBatch, R
 from cdc.positions import NativePosition
 from cdc.schema import TableSchema
-from cdc.source import Piece
+from cdc.source import Piece, Progress
 
 QUEUE_PIECES = 4
-Progress = Callable[..., None]
 
 
 @dataclass(frozen=True)

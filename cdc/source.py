@@ -30,6 +30,14 @@ from cdc.frontiers import Frontier
 from cdc.positions import NativePosition
 from cdc.schema import TableSchema
 
+Progress = Callable[..., None]
+"""Told facts of a snapshot by keyword, from any thread; cheap."""
+
+
+def no_progress(**facts: object) -> None:
+    """Progress that nobody looks at."""
+
+
 History = Callable[[str], Iterator[ChangeBatch]]
 """All changes that a table's topic holds, oldest first, in bounded batches."""
 

@@ -8,46 +8,38 @@ from cdc.capture.agent import Report, run_capture
 from cdc.config import Config
 from cdc.errors import ConfigError
 from cdc.log.api import Log
-from cdc.postgres.source import PostgresSource, Progress
-from cdc.source import Source
+from cdc.postgres.source import PostgresSource
+from cdc.source import Progress, Source, no_progress
+
+_EXTRAS = {
+    "mysql": ("is of type mysql, but the MySQL", "mysql"),
+    "topics": ("reads topics, but the Kafka", "kafka"),
+}
+"""By type of source: what needs which extra."""
 
 
-def _silent(**facts: object) -> None:
-    """Progress that nobody looks at."""
-
-
-def make_source(config: Config, name: str, progress: Progress = _silent) -> Source:
+def make_source(config: Config, name: str, progress: Progress = no_progress) -> Source:
     """The source of that name; nothing is connected before it is used. Raises ConfigError when
     what it needs is not installed."""
     source = config.sources[name]
     if source.type == "postgres":
         return PostgresSource(source, config.state.path, progress)
-    if source.type == "mysql":
-        return _mysql_source(config, name, progress)
     try:
-        # reason: an extra, which not everybody has installed
+        if source.type == "mysql":
+            # reason: an extra, which not everybody has installed
+            from cdc.mysql.source import MySqlSource  # noqa: PLC0415
+
+            return MySqlSource(source, config.state.path, progress)
+        # reason: the same
         from cdc.topics.source import TopicsSource  # noqa: PLC0415
     except ImportError as error:
+        what, extra = _EXTRAS[source.type]
         raise ConfigError(
-            f"source '{name}' reads topics, but the Kafka client is not installed",
+            f"source '{name}' {what} client is not installed",
             where=str(source.place),
-            hint="pip install 'cdc-views[kafka]'",
+            hint=f"pip install 'cdc-views[{extra}]'",
         ) from error
     return TopicsSource(source, f"{config.log.topic_prefix}{name}", progress)
-
-
-def _mysql_source(config: Config, name: str, progress: Progress) -> Source:
-    source = config.sources[name]
-    try:
-        # reason: an extra, which not everybody has installed
-        from cdc.mysql.source import MySqlSource  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError(
-            f"source '{name}' is of type mysql, but the MySQL client is not installed",
-            where=str(source.place),
-            hint="pip install 'cdc-views[mysql]'",
-        ) from error
-    return MySqlSource(source, config.state.path, progress)
 
 
 def run_source(

@@ -35,8 +35,8 @@ from cdc.mysql.table_reader import BEGIN, Assignment, ReadTable, TableAltered, T
 from cdc.mysql.tables import MyTable
 from cdc.mysql.types import ZeroDates
 from cdc.schema import TableSchema
-from cdc.snapshot_pieces import Progress, SnapshotPieces
-from cdc.source import Piece
+from cdc.snapshot_pieces import SnapshotPieces
+from cdc.source import Piece, Progress
 from cdc.worker_processes import Worker, end_workers, launch
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ streaming. Workers of a snapshot have their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cdc.completion import ValueStore, no_history
@@ -33,14 +33,8 @@ from cdc.mysql.tables import MyTable
 from cdc.mysql.types import table_schema
 from cdc.positions import NativePosition, Vector
 from cdc.schema import TableSchema
-from cdc.source import Finding, History, Piece
+from cdc.source import Finding, History, Piece, Progress, no_progress
 from cdc.worker_processes import Worker, end_workers
-
-Progress = Callable[..., None]
-
-
-def _silent(**facts: object) -> None:
-    """Progress that nobody looks at."""
 
 
 class MySqlSource:
@@ -50,7 +44,7 @@ class MySqlSource:
     catches_up = True
 
     def __init__(
-        self, config: SourceConfig, state_path: Path, progress: Progress = _silent
+        self, config: SourceConfig, state_path: Path, progress: Progress = no_progress
     ) -> None:
         assert config.mysql is not None
         self.name, self._config, self._mine = config.name, config, config.mysql

@@ -37,8 +37,8 @@ from cdc.postgres.snapshot_worker import (
     copy_rows,
 )
 from cdc.schema import TableSchema
-from cdc.snapshot_pieces import Progress, SnapshotPieces
-from cdc.source import Piece
+from cdc.snapshot_pieces import SnapshotPieces
+from cdc.source import Piece, Progress
 from cdc.worker_processes import Worker, end_workers, launch
 
 RANGE_PAGES = 1024

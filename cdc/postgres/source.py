@@ -6,7 +6,7 @@ start one more that exports the slot's snapshot. Workers of a snapshot have thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psycopg
@@ -35,15 +35,10 @@ from cdc.postgres.snapshot import SnapshotPlan, SnapshotReader, launch_workers
 from cdc.postgres.snapshot_worker import import_snapshot
 from cdc.postgres.stream import PgStream, TableState, start_command
 from cdc.schema import TableSchema
-from cdc.source import Finding, History, Piece
+from cdc.source import Finding, History, Piece, Progress, no_progress
 from cdc.worker_processes import Worker, end_workers
 
-Progress = Callable[..., None]
 PIN_ATTEMPTS = 20
-
-
-def _silent(**facts: object) -> None:
-    """Progress that nobody looks at."""
 
 
 class PostgresSource:
@@ -53,7 +48,7 @@ class PostgresSource:
     catches_up = False
 
     def __init__(
-        self, config: SourceConfig, state_path: Path, progress: Progress = _silent
+        self, config: SourceConfig, state_path: Path, progress: Progress = no_progress
     ) -> None:
         self.name, self._config, self._state_path = config.name, config, state_path
         self.progress = progress

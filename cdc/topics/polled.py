@@ -26,7 +26,7 @@ from cdc.log.schema_ids import SchemaIds
 from cdc.log.schema_topic import SchemaTopic
 from cdc.positions import NativePosition, TopicOffsets
 from cdc.schema import TableSchema
-from cdc.source import History, Piece
+from cdc.source import History, Piece, Progress
 from cdc.topics.brokers import Topic, TopicsBroker
 from cdc.topics.decode import TopicDecoder
 from cdc.topics.described import Described, Settings, described
@@ -38,8 +38,6 @@ SNAPSHOT_WAIT_S = 0.5
 COMMIT_EVERY_S = 1.0
 IDS = "topic_ids"
 """In a frontier's notes: the id of each topic."""
-
-Progress = Callable[..., None]
 
 
 class PolledTopics:

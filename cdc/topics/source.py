@@ -8,24 +8,18 @@ Which of two it is, the brokers tell when they are first asked:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from cdc.config import SourceConfig
 from cdc.errors import CdcError
 from cdc.frontiers import Frontier
 from cdc.positions import NativePosition, TopicOffsets
 from cdc.schema import TableSchema
-from cdc.source import Finding, History, Piece
+from cdc.source import Finding, History, Piece, Progress, no_progress
 from cdc.topics.brokers import TopicsBroker
 from cdc.topics.check import check_topics
 from cdc.topics.fenced import FencedTopics, upstream_of
 from cdc.topics.polled import PolledTopics
-
-Progress = Callable[..., None]
-
-
-def _silent(**facts: object) -> None:
-    """Progress that nobody looks at."""
 
 
 class TopicsSource:
@@ -34,7 +28,7 @@ class TopicsSource:
 
     catches_up = False
 
-    def __init__(self, config: SourceConfig, group: str, progress: Progress = _silent) -> None:
+    def __init__(self, config: SourceConfig, group: str, progress: Progress = no_progress) -> None:
         self.name, self.broker, self._progress = config.name, TopicsBroker(config, group), progress
         self._chosen: PolledTopics | FencedTopics | None = None
 
