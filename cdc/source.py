@@ -30,6 +30,12 @@ from cdc.frontiers import Frontier
 from cdc.positions import NativePosition
 from cdc.schema import TableSchema
 
+ADDED_NOTE, ALTERED_NOTE = "added", "altered"
+"""Names in `Piece.resume`: tables that are not complete; what statements said of tables whose rows
+have not shown it. A frontier is due when the second changes."""
+KEPT_NOTES = ("filenodes", "marks", ADDED_NOTE)
+"""What holds on until a piece says otherwise."""
+
 Progress = Callable[..., None]
 """Told facts of a snapshot by keyword, from any thread; cheap."""
 

@@ -36,7 +36,7 @@ from cdc.frontiers import Frontier
 from cdc.log.api import Log, Producer, Reader, TopicSpec
 from cdc.positions import Lsn, NativePosition, Vector
 from cdc.schema import TableSchema
-from cdc.source import Piece, Source
+from cdc.source import ALTERED_NOTE, KEPT_NOTES, Piece, Source
 
 logger = logging.getLogger(__name__)
 
@@ -320,7 +320,7 @@ class _Agent:
     def _altered(self, piece: Piece) -> bool:
         """Whether statements came past that have yet to show in rows: a restart takes them in from
         the notes, and must not come past them again behind a part of what follows."""
-        return piece.resume.get("altered") != self.frontier.resume.get("altered")
+        return piece.resume.get(ALTERED_NOTE) != self.frontier.resume.get(ALTERED_NOTE)
 
     def _whole(self, pieces: Sequence[Piece]) -> None:
         """Append whole pieces with their frontier, then acknowledge."""
@@ -377,7 +377,7 @@ class _Agent:
 
     def _kept_notes(self) -> dict[str, Any]:
         kept = self.frontier.resume
-        return {name: kept[name] for name in ("filenodes", "marks", "added") if name in kept}
+        return {name: kept[name] for name in KEPT_NOTES if name in kept}
 
     def _record(
         self,

@@ -39,8 +39,7 @@ from cdc.mysql.tables import MyTable, described
 from cdc.mysql.types import ZeroDates
 from cdc.positions import NativePosition
 from cdc.schema import TableSchema
-
-NOTES = "added"
+from cdc.source import ADDED_NOTE
 
 
 @dataclass
@@ -75,7 +74,7 @@ class CatchUp:
 
     def notes(self) -> dict[str, object]:
         """For the frontier's `resume`: what a restart must begin anew."""
-        return {NOTES: list(self.tables)}
+        return {ADDED_NOTE: list(self.tables)}
 
     def saw(self, changes: Sequence[tuple[str, ChangeBatch]]) -> None:
         """The stream publishes these changes: rows of the same keys that wait are older."""

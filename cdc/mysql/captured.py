@@ -17,8 +17,7 @@ from cdc.mysql.rows import TableDecoder, compile_table
 from cdc.mysql.table_maps import resolve, table_map
 from cdc.mysql.tables import MyTable
 from cdc.schema import TableSchema
-
-NOTES = "altered"
+from cdc.source import ALTERED_NOTE
 
 
 class Completion(Protocol):
@@ -67,7 +66,7 @@ class CapturedTables:
 
     def resume(self, notes: Mapping[str, Any]) -> None:
         """Take in what an earlier run noted."""
-        self.evolution.resume(notes.get(NOTES, {}))
+        self.evolution.resume(notes.get(ALTERED_NOTE, {}))
 
     def begin(self, schemas: Mapping[str, TableSchema]) -> None:
         """First versions of tables that the log does not know."""
@@ -82,7 +81,7 @@ class CapturedTables:
     def notes(self) -> dict[str, Any]:
         """For the frontier's `resume`."""
         found = self.evolution.notes()
-        return {NOTES: found} if found else {}
+        return {ALTERED_NOTE: found} if found else {}
 
     def taken_new(self) -> dict[str, TableSchema]:
         """The schema versions that began since the last call."""

@@ -16,7 +16,7 @@ from cdc.config import SourceConfig
 from cdc.errors import SourceError, SourceUnavailable
 from cdc.frontiers import Frontier
 from cdc.mysql import catalog, continuity
-from cdc.mysql.added import NOTES, CatchUp
+from cdc.mysql.added import CatchUp
 from cdc.mysql.captured import CapturedTables, Completion, nothing_left_out
 from cdc.mysql.catalog import Server
 from cdc.mysql.check import check_source
@@ -33,7 +33,7 @@ from cdc.mysql.tables import MyTable
 from cdc.mysql.types import table_schema
 from cdc.positions import NativePosition, Vector
 from cdc.schema import TableSchema
-from cdc.source import Finding, History, Piece, Progress, no_progress
+from cdc.source import ADDED_NOTE, Finding, History, Piece, Progress, no_progress
 from cdc.worker_processes import Worker, end_workers
 
 
@@ -147,7 +147,7 @@ class MySqlSource:
             for piece in self._overlap(pinned.low, pinned.high, rows, max_piece_bytes):
                 position = piece.position
                 yield piece
-        yield Piece((), 1, position, 0, reconcile=tuple(tables), resume={NOTES: []})
+        yield Piece((), 1, position, 0, reconcile=tuple(tables), resume={ADDED_NOTE: []})
 
     def _require_tables(self, names: Sequence[str]) -> None:
         """The tables are still those that `open` found."""
@@ -184,7 +184,7 @@ class MySqlSource:
         server = self._server()
         schemas = {n: self._schemas.get(n) or self._schema(t) for n, t in self._tables.items()}
         late = {n for n in self._tables if n not in self._schemas}
-        late |= set(frontier.resume.get(NOTES, ())) & set(self._tables)
+        late |= set(frontier.resume.get(ADDED_NOTE, ())) & set(self._tables)
         fold = server.settings.get("lower_case_table_names", "0") != "0"
         evolution = Evolution(self.name, schemas, self._mine.zero_dates, fold)
         completion = self._completion(server, frontier)
