@@ -42,6 +42,8 @@ class Frontier:
     fingerprint     a view's plan and topic generation
     epoch           the producer's epoch; filled in by the log
     appended_us     when it was appended; filled in by the log
+    part_ends       of a partial record, where the changes of its own append end, so that the log
+                    knows its own; filled in by the log where it needs that
     """
 
     name: str
@@ -57,6 +59,12 @@ class Frontier:
     fingerprint: str = ""
     epoch: int = 0
     appended_us: int = 0
+    part_ends: EndOffsets = field(default_factory=dict)
+
+    @property
+    def appended_ends(self) -> EndOffsets:
+        """Where the changes end that were appended with this record, and before it."""
+        return self.end_offsets if self.whole else self.part_ends
 
     def to_json(self) -> bytes:
         """The record's value, UTF-8 JSON with sorted keys."""
@@ -65,7 +73,7 @@ class Frontier:
             "position": str(self.positions),
             "txn_seq": self.txn_seq,
             "commit_us": self.commit_us,
-            "end_offsets": {topic: list(ends) for topic, ends in self.end_offsets.items()},
+            "end_offsets": _as_json(self.end_offsets),
             "identity": self.identity,
             "incomplete": list(self.incomplete),
             "schema_versions": dict(self.schema_versions),
@@ -75,6 +83,8 @@ class Frontier:
             "epoch": self.epoch,
             "appended_us": self.appended_us,
         }
+        if self.part_ends:
+            body["part_ends"] = _as_json(self.part_ends)
         return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
@@ -85,7 +95,7 @@ class Frontier:
             positions=Vector.parse(body["position"]),
             txn_seq=body["txn_seq"],
             commit_us=body["commit_us"],
-            end_offsets={topic: tuple(ends) for topic, ends in body["end_offsets"].items()},
+            end_offsets=_from_json(body["end_offsets"]),
             identity=body["identity"],
             incomplete=tuple(body["incomplete"]),
             schema_versions=body["schema_versions"],
@@ -94,7 +104,16 @@ class Frontier:
             fingerprint=body["fingerprint"],
             epoch=body["epoch"],
             appended_us=body["appended_us"],
+            part_ends=_from_json(body.get("part_ends", {})),
         )
+
+
+def _as_json(ends: EndOffsets) -> dict[str, list[int]]:
+    return {topic: list(each) for topic, each in ends.items()}
+
+
+def _from_json(ends: Mapping[str, list[int]]) -> EndOffsets:
+    return {topic: tuple(each) for topic, each in ends.items()}
 
 
 def frontier_key(producer: str, name: str) -> str:

@@ -153,14 +153,16 @@ class Broker:
         except KafkaException as error:
             raise refused_settings(error, self.config) from error
 
-    def consumer(self, fetch_wait_ms: int = 10, group: str = "") -> Consumer:
-        """A consumer of committed records that is assigned, never subscribed. The broker waits for
-        `fetch_wait_ms` before it answers that there are none. `group` is with prefix."""
+    def consumer(
+        self, fetch_wait_ms: int = 10, group: str = "", isolation: str = "read_committed"
+    ) -> Consumer:
+        """A consumer, of committed records, that is assigned, never subscribed. The broker waits
+        for `fetch_wait_ms` before it answers that there are none. `group` is with prefix."""
         settings: dict[str, Any] = {
             "group.id": group or self.name("reader"),
             "enable.auto.commit": False,
             "enable.partition.eof": True,
-            "isolation.level": "read_committed",
+            "isolation.level": isolation,
             "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": fetch_wait_ms,
         }
@@ -177,6 +179,12 @@ class Broker:
         ends = self.stable_offsets(wanted)
         return tuple(ends[self.name(topic), number] for number in range(partitions))
 
+    def written_end(self, topic: str, partition: int) -> int:
+        """The end of a partition, be it committed or not."""
+        wanted = {TopicPartition(self.name(topic), partition): OffsetSpec.latest()}
+        (end,) = self.stable_offsets(wanted, IsolationLevel.READ_UNCOMMITTED).values()
+        return end
+
     def newest_ends(self, topics: Sequence[str]) -> dict[str, int]:
         """Per topic of one partition, the end of what is committed."""
         if not topics:
@@ -186,14 +194,16 @@ class Broker:
         return {topic: ends[self.name(topic), 0] for topic in topics}
 
     def stable_offsets(
-        self, wanted: dict[TopicPartition, OffsetSpec]
+        self,
+        wanted: dict[TopicPartition, OffsetSpec],
+        level: IsolationLevel = IsolationLevel.READ_COMMITTED,
     ) -> dict[tuple[str, int], int]:
-        """Per (topic with prefix, partition), the last stable offset."""
+        """Per (topic with prefix, partition), the last stable offset, or what `level` makes it."""
 
         def ask() -> dict[tuple[str, int], int]:
             found = self.admin.list_offsets(
                 wanted,
-                isolation_level=IsolationLevel.READ_COMMITTED,
+                isolation_level=level,
                 request_timeout=ATTEMPT_TIMEOUT_S,
             )
             return {(at.topic, at.partition): f.result().offset for at, f in found.items()}

@@ -19,8 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import OffsetSpec
+from confluent_kafka import KafkaError, KafkaException
 
 from cdc import faults
 from cdc.changes import ChangeBatch
@@ -44,6 +43,7 @@ from cdc.log.kafka_records import TopicEntry, TopicForm, Version, encoded, write
 from cdc.log.kafka_send import Sender
 from cdc.log.kafka_tables import Tables
 from cdc.log.kafka_transactions import Described, topic_name
+from cdc.log.kafka_unmarked import await_markers, end_open
 from cdc.log.librdkafka import Producer
 from cdc.log.open_ids import open_ids
 from cdc.log.schema_topic import SchemaTopic
@@ -68,6 +68,7 @@ class KafkaProducer:
         self._tables = Tables(self._schemas)
         self._ids = open_ids(config.schema_registry, config.registry_config, self._schemas)
         self._form = TopicForm.of(config)
+        self._letters = broker.name(LETTERS)
         self._producer = fencing_producer(broker, name)
         self._sender = Sender(self._producer)
         self._topics: dict[str, TopicEntry] = {}
@@ -86,16 +87,21 @@ class KafkaProducer:
     def _load(self) -> None:
         mine = [entry for entry in self._tables.entries() if entry.producer == self._name]
         there = self._broker.described(sorted({entry.name for entry in mine})) if mine else {}
-        for entry in mine:
-            described = there[entry.name]
-            if described is not None and described[0] == entry.topic_id:
-                self._adopt(entry, described[1])
-        keys = {frontier_key(self._name, self._name)} | {
-            t for t in self._topics if t.startswith("view.")
+        topics = {
+            entry: described[1]
+            for entry in mine
+            if (described := there[entry.name]) is not None and described[0] == entry.topic_id
         }
+        names = {entry.name: partitions for entry, partitions in topics.items()}
         reader = KafkaReader(self._broker)
-        for key in keys:
-            newest = reader.newest_frontier(key)
+        views = {name for name in names if name.startswith("view.")}
+        keys = sorted(views | {frontier_key(self._name, self._name)})
+        whole = reader.newest_frontiers(keys)
+        if end_open(self._broker, self._producer, names | self._others(keys), whole):
+            whole = reader.newest_frontiers(keys)
+        for entry, partitions in topics.items():
+            self._adopt(entry, partitions)
+        for key, newest in whole.items():
             if newest is not None:
                 self._whole[key] = newest
                 self.epoch = max(self.epoch, newest.epoch + 1)
@@ -105,6 +111,12 @@ class KafkaProducer:
                 self._broker, self._ids, self._name, self._form, reader
             )
         reader.close()
+
+    def _others(self, keys: Sequence[str]) -> dict[str, int]:
+        """What else only this producer writes and that is there, with its partitions."""
+        names = [*(f"{key}.frontier" for key in keys), topic_name(self._name)]
+        found = self._broker.described(names)
+        return {name: each[1] for name, each in found.items() if each is not None}
 
     def _adopt(self, entry: TopicEntry, partitions: int) -> None:
         if entry.form != self._form:
@@ -225,13 +237,13 @@ class KafkaProducer:
                 raise _StoredElsewhere
             faults.point("log.append.before_commit")
         faults.point("log.append.after_commit")
+        self._await_markers()
         # Behind the last record stands the commit's marker.
         self._next |= {at: last + 2 for at, last in self._sender.delivered.items()}
         self._ends, self._last_us = ends, appended_us
         self._whole.update(filled)
         if self._metadata is not None and described is not None:
             self._metadata.committed(described)
-        self._await_markers()
         return ends
 
     def _send_all(
@@ -250,7 +262,7 @@ class KafkaProducer:
         if letters:
             make_topic(self._broker)
         for letter in letters:
-            self._sender.send_one(self._broker.name(LETTERS), None, to_value(letter))
+            self._sender.send_one(self._letters, None, to_value(letter))
         if self._metadata is not None and found is not None:
             self._metadata.send(self._sender, found)
         return found
@@ -273,24 +285,16 @@ class KafkaProducer:
         return letters
 
     def _await_markers(self) -> None:
-        """Return once readers see the transaction. A commit is acknowledged before its markers
-        are written; the next transaction would have to wait for them anyway."""
-        wanted = {
-            TopicPartition(topic, number): OffsetSpec.latest()
-            for topic, number in self._sender.delivered
-        }
-        deadline = time.monotonic() + REQUEST_TIMEOUT_S
-        while wanted and time.monotonic() < deadline:
-            stable = self._broker.stable_offsets(wanted)
-            wanted = {
-                at: spec
-                for at, spec in wanted.items()
-                if stable[at.topic, at.partition] <= self._sender.delivered[at.topic, at.partition]
-            }
+        """Return once readers see the transaction; the next one would have to wait for it anyway.
+        Letters lie in a topic of many producers, and wait for all of them."""
+        mine = {at: last for at, last in self._sender.delivered.items() if at[0] != self._letters}
+        self._broken = True
+        await_markers(self._broker, mine)
+        self._broken = False
 
     def _filled(self, key: str, frontier: Frontier, ends: EndOffsets, appended_us: int) -> Frontier:
+        mine = {topic: at for topic, at in ends.items() if covers_topic(key, topic)}
         if frontier.whole:
-            mine = {topic: at for topic, at in ends.items() if covers_topic(key, topic)}
             return replace(frontier, end_offsets=mine, epoch=self.epoch, appended_us=appended_us)
         whole = self._whole.get(key)
         return replace(
@@ -298,6 +302,7 @@ class KafkaProducer:
             end_offsets=dict(whole.end_offsets) if whole else {},
             epoch=self.epoch,
             appended_us=whole.appended_us if whole else 0,
+            part_ends=mine,
         )
 
     def _expected_ends(self) -> dict[str, tuple[int, ...]]:

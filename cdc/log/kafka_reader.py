@@ -208,7 +208,8 @@ class KafkaReader:
         entry = self._announced_entry(topic, partition, end)
         if entry is None:
             entry = self._entry(topic)
-            end = min(end, self.end_offsets(topic)[partition])
+            # What is written, not what is committed: a frontier may be visible before its records.
+            end = min(end, self._broker.written_end(topic, partition))
         held: LogBatch | None = None
         fetched = self._fetcher.fetch(topic, partition, start, end)
         # An envelope has its own time; a plain row's is its record's.

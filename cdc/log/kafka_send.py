@@ -45,9 +45,9 @@ class Sender:
                 self.send_batch(topic, number, batch)
         self._take_reports(0)
 
-    def send_one(self, topic: str, key: bytes | None, value: bytes) -> None:
-        """One record, to the first partition."""
-        self.send_batch(topic, 0, _batch([(key, value)]))
+    def send_one(self, topic: str, key: bytes | None, value: bytes | None, number: int = 0) -> None:
+        """One record, to a partition."""
+        self.send_batch(topic, number, _batch([(key, value)]))
 
     def send_batch(self, topic: str, number: int, batch: Batch) -> None:
         """A batch, to one partition. Raises LogError when there is no room for it for long."""
@@ -126,7 +126,7 @@ def send_now(broker: Broker, topic: str, records: Sequence[tuple[bytes | None, b
     return sender.delivered[name, 0]
 
 
-def _batch(records: Sequence[tuple[bytes | None, bytes]]) -> Batch:
+def _batch(records: Sequence[tuple[bytes | None, bytes | None]]) -> Batch:
     keys, values = zip(*records, strict=True)
     return Batch.of(pa.array(keys, pa.binary()), pa.array(values, pa.binary()))
 
