@@ -11,6 +11,9 @@ DEMO_STAMP := .venv/.demo-installed
 DEV_STAMP := .venv/.dev-installed
 SOURCES := $(wildcard cdc views sinks compaction demo bench tests)
 
+# Containers often set this. Every process of the tests and the demo would compile all modules anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-fast bench lint format
 
 demo: $(DEMO_STAMP)
