@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ from typing import Any
 
 import psycopg
 import pytest
+
+from tests.services.forked import Forked
 
 TIMEOUT_S = 240.0
 
@@ -89,8 +90,8 @@ class User:
     @contextmanager
     def start(self, *words: str) -> Iterator[subprocess.Popen[str]]:
         """Start a command; it is ended with the block."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cdc", *words],
+        process = Forked(
+            ["-m", "cdc", *words],
             cwd=self.directory,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,

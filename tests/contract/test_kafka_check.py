@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,6 +30,7 @@ from cdc.source import Finding
 from demo.server_process import free_port, wait_until
 from tests.fix_kafka import allow
 from tests.fix_log import SPEC, changes, frontier
+from tests.services import forked
 from tests.services.kafka import Broker, Security, config_tool, make_authority
 
 REST = """
@@ -364,12 +364,12 @@ def test_a_setting_that_librdkafka_does_not_know(kafka_bootstrap: str, tmp_path:
 
 def test_the_command_line_tells_it_and_says_no(config: Config, tmp_path: Path) -> None:
     full = make_topic(config, "shop.frontier", settings={"cleanup.policy": "delete"})
-    command = [sys.executable, "-m", "cdc", "-f", str(tmp_path / "connectors.yaml"), "check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["-m", "cdc", "-f", str(tmp_path / "connectors.yaml"), "check"]
+    done = forked.run(command)
     assert done.returncode == 1
     assert f"error   topic {full}: cleanup.policy is delete, not compact\n" in done.stdout
     assert f"--entity-name {full} --add-config cleanup.policy=compact\n" in done.stdout
-    lines = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    lines = forked.run([*command, "--json"])
     found = [json.loads(line) for line in lines.stdout.splitlines()]
     assert found[0]["what"].startswith("Kafka, 1 broker")
     assert f"topic {full}" in [line["where"] for line in found if line["severity"] == "error"]
@@ -386,9 +386,9 @@ def test_no_command_shows_a_secret(kafka_bootstrap: str, tmp_path: Path) -> None
         schema_registry_config={"ssl.key.password": "s3cret-4"},
     )
     assert "s3cret" not in repr(config)
-    command = [sys.executable, "-m", "cdc", "-f", str(tmp_path / "connectors.yaml")]
+    command = ["-m", "cdc", "-f", str(tmp_path / "connectors.yaml")]
     for arguments in (["check"], ["status"], ["status", "--json"], ["log", "shop.orders"]):
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        done = forked.run([*command, *arguments])
         assert "s3cret" not in done.stdout + done.stderr
         assert "defect" not in done.stderr
 
@@ -398,8 +398,8 @@ def test_settings_that_librdkafka_does_not_take_are_a_mistake_of_the_file(
 ) -> None:
     secrets = {"sasl.password": "s3cret", "security.protcol": "SSL"}
     configured(tmp_path, kafka_bootstrap, config=secrets)
-    command = [sys.executable, "-m", "cdc", "-f", str(tmp_path / "connectors.yaml"), "status"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["-m", "cdc", "-f", str(tmp_path / "connectors.yaml"), "status"]
+    done = forked.run(command)
     assert done.returncode == 2
     assert 'log.config: No such configuration property: "security.protcol"' in done.stderr
     assert "s3cret" not in done.stdout + done.stderr

@@ -16,6 +16,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.services import forked
+from tests.services.forked import Forked
+
 SECRET = "pa55-w0rd-of-the-test"
 DEADLINE_S = 120.0
 CONFIG = """\
@@ -67,16 +70,8 @@ class Shop:
 
     def cdc(self, *words: str, expect: int = 0) -> str:
         """Run one command to its end; what it printed on stdout."""
-        ran = subprocess.run(
-            [sys.executable, "-m", "cdc", *words],
-            cwd=self.directory,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+        command = ["-m", "cdc", *words]
+        ran = forked.run(command, cwd=self.directory, env=self.environ, timeout_s=240)
         assert ran.returncode == expect, f"cdc {words}: {ran.returncode}\n{ran.stdout}{ran.stderr}"
         assert SECRET not in ran.stdout + ran.stderr
         return ran.stdout
@@ -86,10 +81,8 @@ class Shop:
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         log = (self.directory / "run.log").open("ab")
-        command = [sys.executable, "-m", "cdc", "run", *words]
-        return subprocess.Popen(
-            command, cwd=self.directory, env=self.environ, stdout=log, stderr=log
-        )
+        command = ["-m", "cdc", "run", *words]
+        return Forked(command, cwd=self.directory, env=self.environ, stdout=log, stderr=log)
 
     def said(self) -> str:
         return (self.directory / "run.log").read_text()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from cdc.cli.main import main
 from tests.e2e.workload import TABLES, Workload
 from tests.fix_elasticsearch import ask
 from tests.fix_user import User
+from tests.services.forked import Forked
 
 VIEW: LiteralString = (
     "SELECT o.id, o.status, coalesce(o.amount, 0) AS amount, o.note, c.name AS customer,"
@@ -137,8 +136,7 @@ def _running(user: User) -> Iterator[None]:
     """`cdc run`, ended in order."""
     file = user.directory / "run.log"
     with file.open("wb") as log:
-        command = [sys.executable, "-m", "cdc", "run"]
-        process = subprocess.Popen(command, cwd=user.directory, stdout=log, stderr=log)
+        process = Forked(["-m", "cdc", "run"], cwd=user.directory, stdout=log, stderr=log)
     try:
         yield
         process.send_signal(signal.SIGTERM)

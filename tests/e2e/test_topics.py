@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,6 +25,7 @@ from confluent_kafka import Producer
 from cdc.cli.main import main
 from tests.e2e.house import VIEW_SELECTS
 from tests.e2e.workload import TABLES, Workload
+from tests.services import forked
 from tests.services.connect import ConnectWorker
 
 DEADLINE_S = 180.0
@@ -94,15 +93,8 @@ class Plant:
             self.workload.step()
 
     def run_until_caught_up(self) -> None:
-        command = [sys.executable, "-m", "cdc", "run", "--until-caught-up"]
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        command = ["-m", "cdc", "run", "--until-caught-up"]
+        done = forked.run(command, cwd=self.folder, timeout_s=DEADLINE_S)
         assert done.returncode == 0, done.stderr
 
     def cdc(self, *words: str) -> int:

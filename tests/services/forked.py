@@ -9,7 +9,8 @@ and a test that kills a dozen of them does little else. So each test process has
    `python -m` and `python -c` do; it is a process like any other, to be stopped and killed
 4. the nursery waits for its forks and tells through a pipe how each ended
 
-It ends when its test process does. `cdc run` starts its connectors in the ordinary way, here too.
+It ends when its test process does. `cdc run` starts its connectors in the ordinary way, here too;
+tests/test_cli.py starts the command itself so.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,6 +104,24 @@ class Forked(subprocess.Popen[Any]):
         return True
 
 
+def run(
+    words: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """A fork to its end, with nothing to read: its status and what it wrote."""
+    given = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with Forked(words, **given, text=True, cwd=cwd, env=env) as process:
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(list(words), process.returncode, out, err)
+
+
 @cache
 def _nursery() -> socket.socket:
     """Our end of the socket to the nursery, which is started once."""
@@ -168,6 +188,8 @@ def _run(job: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(job["env"])
     importlib.reload(importlib.import_module("cdc.faults"))  # it has read the environment
+    if os.environ.get("PYTHONUNBUFFERED") and isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     kind, what, *words = job["words"]
     sys.argv = [kind, *words]
     if kind == "-c":
