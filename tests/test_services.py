@@ -34,7 +34,6 @@ def setting(url: str, name: str) -> str:
 
 def test_a_fresh_database_can_be_captured(pg_database: str) -> None:
     assert setting(pg_database, "wal_level") == "logical"
-    assert setting(pg_database, "fsync") == "on"
     assert int(setting(pg_database, "server_version_num")) // 10000 == 18
 
 
