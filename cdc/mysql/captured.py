@@ -12,10 +12,14 @@ from typing import Any, Protocol
 
 from cdc.changes import Bools, ChangeBatch
 from cdc.errors import SnapshotNeeded, SourceError
+from cdc.mysql.events import Query
 from cdc.mysql.evolution import Evolution, as_table
 from cdc.mysql.rows import TableDecoder, compile_table
+from cdc.mysql.side_effects import SideEffects
+from cdc.mysql.statements import is_strict, updated_databases
 from cdc.mysql.table_maps import resolve, table_map
 from cdc.mysql.tables import MyTable
+from cdc.positions import NativePosition
 from cdc.schema import TableSchema
 from cdc.source import ALTERED_NOTE
 
@@ -56,17 +60,22 @@ def nothing_left_out(
 
 @dataclass
 class CapturedTables:
-    """What the stream knows of the tables; `evolution` has their schemas."""
+    """What the stream knows of the tables; `evolution` has their schemas, `side_effects` is
+    MariaDB's."""
 
     evolution: Evolution
     mariadb: bool
     completion: Completion = nothing_left_out
+    side_effects: SideEffects | None = None
     _new: dict[str, TableSchema] = field(default_factory=dict)
     _decoders: dict[str, TableDecoder] = field(default_factory=dict)
 
     def resume(self, notes: Mapping[str, Any]) -> None:
         """Take in what an earlier run noted."""
-        self.evolution.resume(notes.get(ALTERED_NOTE, {}))
+        found = notes.get(ALTERED_NOTE, {})
+        self.evolution.resume(found)
+        if self.side_effects is not None:
+            self.side_effects.resume(found)
 
     def begin(self, schemas: Mapping[str, TableSchema]) -> None:
         """First versions of tables that the log does not know."""
@@ -81,6 +90,8 @@ class CapturedTables:
     def notes(self) -> dict[str, Any]:
         """For the frontier's `resume`."""
         found = self.evolution.notes()
+        if self.side_effects is not None:
+            found |= self.side_effects.notes()
         return {ALTERED_NOTE: found} if found else {}
 
     def taken_new(self) -> dict[str, TableSchema]:
@@ -88,11 +99,17 @@ class CapturedTables:
         new, self._new = self._new, {}
         return new
 
-    def statement(
-        self, sql: str, database: str, *, strict: bool, updated: Collection[str] | None
-    ) -> tuple[str, ...]:
-        """A statement comes past; the captured tables that it emptied. Raises as Evolution does."""
-        return self.evolution.statement(sql, database, strict=strict, updated=updated)
+    def statement(self, found: Query, event: bytes, reached: NativePosition) -> tuple[str, ...]:
+        """A statement comes past, `event` its QUERY, behind `reached`; the captured tables that it
+        emptied. Raises as Evolution does."""
+        updated: Collection[str] | None = (
+            updated_databases(event)
+            if self.side_effects is None
+            else self.side_effects.updated(found.sql, found.database, reached)
+        )
+        return self.evolution.statement(
+            found.sql, found.database, strict=is_strict(event), updated=updated
+        )
 
     def on_table_map(self, event: bytes) -> TableDecoder | None:
         """How the rows behind a table map are read; None: not captured. Raises SnapshotNeeded

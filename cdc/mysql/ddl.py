@@ -182,9 +182,38 @@ class _Reader:
 def read_statement(sql: str, database: str) -> tuple[Statement, ...]:
     """What the statement does; nothing for what does not touch rows or columns of base tables."""
     reader = _Reader(list(_tokens(sql)), database)
-    verb = reader.next().upper
+    verb = _verb(reader)
     read = _READ.get(verb)
     return tuple(read(reader)) if read is not None else ()
+
+
+def names(sql: str) -> set[str]:
+    """Everything in the statement that may be a name; a string too (ANSI_QUOTES)."""
+    return {token.text for token in _tokens(sql) if token.kind in ("word", "name", "string")}
+
+
+def words(sql: str) -> tuple[str, ...]:
+    """The statement's words that are not quoted, in capitals, from its verb on."""
+    reader = _Reader(list(_tokens(sql)), "")
+    verb = _verb(reader)
+    return (verb, *(t.upper for t in reader.tokens[reader.at :] if t.kind == "word"))
+
+
+def _verb(reader: _Reader) -> str:
+    """The statement's verb, without what MariaDB lets stand before it and logs with it: SET
+    STATEMENT … FOR, and ANALYZE, which executes."""
+    verb = reader.next().upper
+    if verb == "SET" and reader.accept("STATEMENT"):
+        depth = 0
+        while reader.here is not _END and not (depth == 0 and reader.accept("FOR")):
+            depth += {"(": 1, ")": -1}.get(reader.next().upper, 0)
+        verb = reader.next().upper
+    if verb == "ANALYZE":
+        if reader.accept("FORMAT"):
+            reader.skip("=")
+            reader.next()
+        verb = reader.next().upper
+    return verb
 
 
 def _truncate(reader: _Reader) -> Iterator[Statement]:

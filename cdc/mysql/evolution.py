@@ -191,12 +191,19 @@ class Evolution:
         self.made |= {table: False for table in tables if table in self.made}
         # Triggers and functions: which tables they change, only their databases tell.
         near = (n for n in self.schemas if updated is None or n.partition(".")[0] in updated)
-        for name in (*named, *near):
+        remedy = (
+            "SET GLOBAL binlog_format = ROW, let every session begin anew, then "
+            f"cdc remove {self.source}, and cdc run takes a new snapshot"
+        )
+        logged = f"a change was logged as a statement, not as rows: {verb} …"
+        for name in named:
+            raise SourceError(logged, where=name, hint=remedy)
+        for name in near:
             raise SourceError(
-                f"a change was logged as a statement, not as rows: {verb} …",
+                f"{logged}. It may have changed the table too, by triggers, functions or a view",
                 where=name,
-                hint="SET GLOBAL binlog_format = ROW, let every session begin anew, then "
-                f"cdc remove {self.source}, and cdc run takes a new snapshot",
+                hint=f"{remedy}. (MariaDB: a user with SELECT and TRIGGER on *.* sees all of them, "
+                "and capture goes on behind a statement that names none)",
             )
 
 

@@ -27,6 +27,7 @@ from cdc.mysql.foreign_keys import unlogged_actions
 from cdc.mysql.overlap import caught_up
 from cdc.mysql.receive import Receiver
 from cdc.mysql.row_images import StoredValues
+from cdc.mysql.side_effects import SideEffects, acting
 from cdc.mysql.snapshot import SnapshotPlan, SnapshotReader, launch_workers
 from cdc.mysql.stream import MyStream
 from cdc.mysql.tables import MyTable
@@ -188,7 +189,8 @@ class MySqlSource:
         fold = server.settings.get("lower_case_table_names", "0") != "0"
         evolution = Evolution(self.name, schemas, self._mine.zero_dates, fold)
         completion = self._completion(server, frontier)
-        captured = CapturedTables(evolution, server.mariadb, completion)
+        effects = SideEffects(lambda: acting(self._catalog())) if server.mariadb else None
+        captured = CapturedTables(evolution, server.mariadb, completion, effects)
         captured.resume(frontier.resume)
         captured.begin({name: schemas[name] for name in late if name not in self._schemas})
         added = self._added = CatchUp(

@@ -30,7 +30,7 @@ from cdc.mysql.events import Kind
 from cdc.mysql.grouping import END, MAP, NOTHING, RARE, Sorted, segments, sort
 from cdc.mysql.reached import reached
 from cdc.mysql.receive import Receiver
-from cdc.mysql.statements import is_strict, of_load, updated_databases, words
+from cdc.mysql.statements import of_load, words
 from cdc.mysql.xa import Prepared, xid_of
 from cdc.positions import NativePosition
 from cdc.schema import TableSchema
@@ -233,12 +233,7 @@ class MyStream:
         elif first[:1] == ("ROLLBACK",):
             self._require_no_rows(here, event)
         else:
-            emptied = self._captured.statement(
-                found.sql,
-                found.database,
-                strict=is_strict(event),
-                updated=updated_databases(event),
-            )
+            emptied = self._captured.statement(found, event, self._reached.position())
             self._made()
             if emptied or self._captured.is_touched():
                 self._tables.forget()

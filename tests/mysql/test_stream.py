@@ -322,18 +322,83 @@ def test_changes_that_were_logged_as_statements(shop: Capture) -> None:
     assert isinstance(error, SourceError) and "binlog_format" in str(error)
 
 
-def test_changes_by_a_trigger_of_a_statement(mysql: MyServer, tmp_path: Path) -> None:
-    """MariaDB's binlog does not say that there are any."""
-    with closing(_Dropped(mysql.new_database())) as made:
-        shop = made_shop(made.database, tmp_path)
-        shop.sql(
-            "CREATE TRIGGER seen AFTER INSERT ON unseen FOR EACH ROW UPDATE orders SET note = 'x'"
-        )
-        with shop.running() as agent:
-            agent.caught_up()
-            shop.sql("SET SESSION binlog_format = STATEMENT", "INSERT INTO unseen VALUES (1, 'x')")
-            error = agent.failed()
+BESIDES = {
+    "a_trigger": (
+        "CREATE TRIGGER seen AFTER INSERT ON unseen FOR EACH ROW UPDATE orders SET note = 'x'",
+        "INSERT INTO unseen VALUES (1, 'x')",
+    ),
+    "a_function": (
+        "CREATE FUNCTION touched() RETURNS int DETERMINISTIC MODIFIES SQL DATA "
+        "BEGIN UPDATE orders SET note = 'x'; RETURN 1; END",
+        "DO touched()",
+    ),
+    "a_view": ("CREATE VIEW seen AS SELECT * FROM orders", "UPDATE seen SET note = 'x'"),
+}
+
+
+@pytest.mark.parametrize("besides", BESIDES)
+def test_changes_besides_those_that_a_statement_names(shop: Capture, besides: str) -> None:
+    made, statement = BESIDES[besides]
+    shop.sql(made)
+    with shop.running() as agent:
+        agent.caught_up()
+        shop.sql("SET SESSION binlog_format = STATEMENT", statement)
+        error = agent.failed()
     assert isinstance(error, SourceError) and "binlog_format" in str(error)
+
+
+def test_a_statement_that_changes_nothing_else(mariadb: MyServer, tmp_path: Path) -> None:
+    """Known to a user who may see all triggers, functions and views; and as long as none that the
+    statement met may have been dropped since."""
+    database = mariadb.new_database()
+    shop = made_shop(database, tmp_path)
+    seeing = mariadb.as_user("SELECT, TRIGGER, REPLICATION SLAVE, BINLOG MONITOR ON *.*")
+    blind = mariadb.as_user(
+        f"SELECT ON {database.name}.*", "REPLICATION SLAVE, BINLOG MONITOR ON *.*"
+    )
+    harmless = ("SET SESSION binlog_format = STATEMENT", "INSERT INTO unseen VALUES (7, 'x')")
+    with Capture(seeing.url(database.name), tmp_path, shop.tables).running() as agent:
+        agent.caught_up()
+        shop.sql(*harmless, "SET STATEMENT max_statement_time = 9 FOR DELETE FROM unseen")
+        some_changes(shop, 10)
+        agent.caught_up()
+        shop.sql(BESIDES["a_trigger"][0], *harmless)
+        assert "triggers" in str(agent.failed())
+    shop.sql("DROP TRIGGER seen")
+    with Capture(blind.url(database.name), tmp_path / "blind", shop.tables).running() as agent:
+        agent.caught_up()
+        shop.sql(harmless[0], "DELETE FROM unseen")
+        assert "SELECT and TRIGGER" in str(agent.failed())
+    database.drop()
+
+
+def test_what_a_statement_met_was_dropped_since(mariadb: MyServer, tmp_path: Path) -> None:
+    """Read again, since the catalog no longer tells."""
+    database = mariadb.new_database()
+    shop = made_shop(database, tmp_path)
+    with shop.running() as agent:
+        agent.caught_up()
+    shop.sql(
+        BESIDES["a_trigger"][0],
+        "SET SESSION binlog_format = STATEMENT",
+        BESIDES["a_trigger"][1],
+        "DROP TRIGGER seen",
+    )
+    some_changes(shop, 10)
+    assert_whole(shop)
+    database.drop()
+
+
+def test_a_statement_under_settings_of_its_own(mariadb: MyServer, tmp_path: Path) -> None:
+    database = mariadb.new_database()
+    shop = made_shop(database, tmp_path)
+    with shop.running() as agent:
+        agent.caught_up()
+        shop.sql("SET STATEMENT max_statement_time = 9 FOR TRUNCATE orders")
+        some_changes(shop, 10)
+        agent.caught_up()
+    assert_whole(shop)
+    database.drop()
 
 
 def test_partial_updates_of_json(mysql: MyServer, tmp_path: Path) -> None:
