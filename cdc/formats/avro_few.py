@@ -16,7 +16,7 @@ import pyarrow as pa
 from cdc.errors import BadData
 from cdc.formats.avro_schema import WRONG_SCHEMA, Node
 from cdc.formats.connect_schema import Schema
-from cdc.formats.connect_values import Constant, Lists, Structs, Values
+from cdc.formats.connect_values import Composed, Constant, Lists, Structs, Values
 
 Selection: TypeAlias = "Mapping[str, Selection | None]"
 
@@ -54,7 +54,8 @@ def _rows(values: Values, num_rows: int) -> list[Any]:
             return [{} for _ in range(num_rows)]
         rows = [dict(zip(values.fields, row, strict=True)) for row in zip(*columns, strict=True)]
         return _masked(rows, values.valid)
-    found: list[Any] = values.to_pylist()
+    whole = values.whole() if isinstance(values, Composed) else values
+    found: list[Any] = whole.to_pylist()
     return found
 
 

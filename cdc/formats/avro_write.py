@@ -31,7 +31,7 @@ from cdc import ragged
 from cdc.errors import BadData
 from cdc.formats import avro_few, varint
 from cdc.formats.connect_schema import Schema
-from cdc.formats.connect_values import Constant, Lists, Structs, Values
+from cdc.formats.connect_values import Composed, Constant, Lists, Structs, Values
 from cdc.ragged import Bools, Bytes, Int64s
 
 MAGIC = 0
@@ -156,6 +156,8 @@ def _write(pieces: _Pieces, schema: Schema, values: Values, within: Bools | None
     if isinstance(values, Constant):
         _write_constant(pieces, schema, values, within)
         return
+    if isinstance(values, Composed):
+        values = values.whole()
     here = _both(within, _validity(values))
     if schema.optional:
         _write_branch(pieces, here, within, null_first=schema.default is None)

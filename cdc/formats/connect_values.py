@@ -7,6 +7,7 @@ Connect's values of one field are one of
     Lists              of an array: its elements, one behind the other, and how many each row has
     Structs            of a struct: one entry per field
     Constant           the same value in every row
+    Composed           of a string: parts that are put together only where they are needed so
 
 What Debezium cannot carry and silently changes is BadData here: NaN and infinities in precise
 decimals (it writes null), fractions of a millisecond where the type counts milliseconds.
@@ -58,7 +59,18 @@ class Structs:
     valid: Bools | None = None
 
 
-Values: TypeAlias = pa.Array | Constant | Lists | Structs
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """A text in every row: its parts one behind the other, constants and string arrays. The arrays
+    have no nulls, offset 0, and no character that JSON would escape."""
+
+    parts: tuple[str | pa.Array, ...]
+
+    def whole(self) -> pa.Array:
+        return pc.binary_join_element_wise(*self.parts, "")
+
+
+Values: TypeAlias = pa.Array | Constant | Lists | Structs | Composed
 
 DATE_INFINITIES = (2_146_033_979, -2_147_472_691)
 """Days of infinity and -infinity as Debezium 3.7 writes them."""
@@ -306,7 +318,7 @@ def _decimals(values: Values, kind: Schema, of: Column, num_rows: int) -> pa.Arr
 
 def _from_variable_scale(values: Structs) -> pa.Array:
     scales, parts = values.fields["scale"], values.fields["value"]
-    if isinstance(scales, Constant | Lists | Structs) or isinstance(parts, Constant):
+    if isinstance(scales, Constant | Lists | Structs | Composed) or isinstance(parts, Constant):
         raise BadData("a VariableScaleDecimal without scale or value")
     texts = unscaled.texts_from_bytes(parts, np.asarray(scales.fill_null(0)).astype(np.int64))
     if values.valid is None:

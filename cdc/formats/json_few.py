@@ -18,7 +18,7 @@ import pyarrow as pa
 from cdc import json_scalars
 from cdc.errors import BadData
 from cdc.formats.connect_schema import DECIMAL, Schema
-from cdc.formats.connect_values import Constant, Lists, Structs, Values
+from cdc.formats.connect_values import Composed, Constant, Lists, Structs, Values
 from cdc.ragged import Bools
 
 FEW = 4
@@ -46,6 +46,8 @@ def texts(schema: Schema, values: Values, num_rows: int) -> list[str]:
         lengths = values.lengths.tolist()
         lists = [f"[{','.join(items[e - n : e])}]" for e, n in zip(ends, lengths, strict=True)]
         return _masked(lists, values.valid)
+    if isinstance(values, Composed):
+        values = values.whole()
     if schema.type in _FLOATS:
         values = json_scalars.printed(values) if len(values) else values
         return [_float(value) for value in values.to_pylist()]

@@ -24,7 +24,7 @@ import pyarrow as pa
 from cdc import json_scalars, ragged
 from cdc.errors import BadData
 from cdc.formats.connect_schema import DECIMAL, Schema
-from cdc.formats.connect_values import Constant, Lists, Structs, Values
+from cdc.formats.connect_values import Composed, Constant, Lists, Structs, Values
 from cdc.formats.json_few import FEW, PLAIN_DECIMAL, Parsed, parsed
 from cdc.formats.json_shape import Irregular, Path
 from cdc.formats.json_template import Aligned, aligned
@@ -243,6 +243,8 @@ def _spread(values: Values, places: Places, rows: int) -> Values:
         lengths[places.row] = values.lengths
         valid = here if values.valid is None else here & values.valid[place]
         return Lists(values.items, lengths, valid)
+    if isinstance(values, Composed):
+        values = values.whole()
     return values.take(pa.array(place, mask=~here))
 
 

@@ -28,7 +28,7 @@ from cdc import json_scalars, ragged
 from cdc.errors import BadData
 from cdc.formats import json_few
 from cdc.formats.connect_schema import Schema, connect_json
-from cdc.formats.connect_values import Constant, Lists, Structs, Values
+from cdc.formats.connect_values import Composed, Constant, Lists, Structs, Values
 from cdc.json_strings import escaped
 
 _NULLS_AS_NULL = pc.JoinOptions("replace", "null")
@@ -98,12 +98,24 @@ def _write(fragments: _Fragments, schema: Schema, values: Values) -> None:
         _write_struct(fragments, schema, values)
     elif isinstance(values, Lists):
         fragments.array(_lists(schema, values))
+    elif isinstance(values, Composed):
+        _write_composed(fragments, values)
     elif schema.type == "string" and not values.null_count:
         fragments.constant('"')
         fragments.array(escaped(_whole(values)))
         fragments.constant('"')
     else:
         fragments.array(_texts(schema, _whole(values)))
+
+
+def _write_composed(fragments: _Fragments, values: Composed) -> None:
+    fragments.constant('"')
+    for part in values.parts:
+        if isinstance(part, str):
+            fragments.constant(_compact(part)[1:-1])
+        else:
+            fragments.array(part)
+    fragments.constant('"')
 
 
 def _write_struct(fragments: _Fragments, schema: Schema, values: Structs) -> None:

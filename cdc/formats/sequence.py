@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cdc import ragged
-from cdc.formats.connect_values import Constant, Values
+from cdc.formats.connect_values import Composed, Constant, Values
 from cdc.json_integers import integers
 from cdc.ragged import Bools, Bytes, Int64s
 
@@ -36,14 +35,13 @@ class Sequences:
     ours: Bools
 
 
-def written(txn_seq: Int64s, ordinal: Int64s, version: int) -> pa.Array:
+def written(txn_seq: Int64s, ordinal: Int64s, version: int) -> Composed:
     """The texts of these positions."""
     ordinals = pa.array(ordinal).cast(pa.string())
     end = f'","{version}"]'
     if ragged.same(txn_seq):
-        return pc.binary_join_element_wise(f'["{txn_seq[0]}","', ordinals, end, "")
-    txn_seqs = pa.array(txn_seq).cast(pa.string())
-    return pc.binary_join_element_wise('["', txn_seqs, '","', ordinals, end, "")
+        return Composed((f'["{txn_seq[0]}","', ordinals, end))
+    return Composed(('["', pa.array(txn_seq).cast(pa.string()), '","', ordinals, end))
 
 
 def read(values: Values | None, num_rows: int) -> Sequences:
