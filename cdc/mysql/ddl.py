@@ -63,13 +63,15 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Altered:
-    """ALTER TABLE, CREATE INDEX and the like. `renamed`: new column name → old; `rewritten`: why
-    the rows may have changed without row events ('' when they have not)."""
+    """ALTER TABLE, CREATE INDEX and the like. `renamed`: new column name → old; `redefined`: the
+    columns, by their former names, that may have another default now; `rewritten`: why the rows may
+    have changed without row events ('' when they have not)."""
 
     table: str
     dropped: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     added: Mapping[str, Added] = field(default_factory=dict)
+    redefined: tuple[str, ...] = ()
     rewritten: str = ""
 
 
@@ -352,7 +354,11 @@ def _clause(found: Altered, clause: _Reader) -> Altered:
         clause.skip("IF", "EXISTS")
         old, new = clause.name(), clause.name()
         renamed = found.renamed if old == new else {**found.renamed, new: old}
-        return replace(found, renamed=renamed)
+        return replace(found, renamed=renamed, redefined=(*found.redefined, old))
+    if verb in ("MODIFY", "ALTER") and following not in ("INDEX", "KEY", "CONSTRAINT", "CHECK"):
+        clause.accept("COLUMN")
+        clause.skip("IF", "EXISTS")
+        return replace(found, redefined=(*found.redefined, clause.name()))
     if verb == "DROP" and following not in _NOT_COLUMNS:
         clause.accept("COLUMN")
         clause.skip("IF", "EXISTS")

@@ -29,6 +29,7 @@ from cdc.changes import column_value, conforms
 from cdc.errors import SchemaChanged, SnapshotNeeded, SourceError
 from cdc.mysql import ddl
 from cdc.mysql.ddl import Added
+from cdc.mysql.defaults import Defaults
 from cdc.mysql.retyping import carries
 from cdc.mysql.tables import MyColumn, MyTable, MyType
 from cdc.mysql.types import FieldType, ZeroDates, is_binary, table_schema
@@ -65,12 +66,14 @@ class _Pending:
 
 @dataclass
 class Evolution:
-    """The captured tables of `source` as the binlog goes by. `fold`: names compare without case."""
+    """The captured tables of `source` as the binlog goes by. `fold`: names compare without case;
+    `defaults`: those that row images leave out, told of what alters them."""
 
     source: str
     schemas: dict[str, TableSchema]
     zero_dates: ZeroDates
     fold: bool = False
+    defaults: Defaults | None = None
     made: dict[str, bool] = field(default_factory=dict)
     """Tables that came into being under names that are not captured; whether the binlog has all of
     their rows."""
@@ -156,6 +159,8 @@ class Evolution:
         for name in names:
             self._gone.discard(name)
             self._pending[name] = _Pending({}, anew=True)
+            if self.defaults is not None:
+                self.defaults.made_anew(name)
         return names if anew else []
 
     def _renamed(self, pairs: Sequence[tuple[str, str]]) -> None:
@@ -180,6 +185,8 @@ class Evolution:
             if found.rewritten:
                 raise _again(name, found.rewritten)
             known = self.schemas[name]
+            if self.defaults is not None:
+                self.defaults.altered(as_table(known), found)
             pending = self._pending.setdefault(name, _unchanged(known))
             pending.lax = pending.lax or not strict
             pending.origins = _after(pending.origins, found)

@@ -6,9 +6,8 @@
               name, which have their default; the old row is its key alone. Opt-in
               (`minimal_row_image`), since every row passes through the store of cdc/completion.py
 
-An image says which columns it has, so nothing has to be known of the session that wrote it. A
-default is not in the binlog: it is the catalog's, as long as the table is what it was when the
-stream began.
+An image says which columns it has, so nothing has to be known of the session that wrote it, but
+that it leaves out no more than the server's setting allows. Defaults: defaults.py.
 """
 
 from __future__ import annotations
@@ -23,24 +22,21 @@ import pyarrow.compute as pc
 from cdc.changes import Bools, ChangeBatch, D, Int64s, column_value
 from cdc.completion import LeftOut, ValueStore
 from cdc.errors import SourceError
+from cdc.mysql.defaults import Defaults, can_be_left_out
 from cdc.mysql.evolution import constant
 from cdc.mysql.rows import TableDecoder
-from cdc.mysql.tables import MyTable, described
-from cdc.mysql.types import BLOBS, FieldType
+from cdc.mysql.tables import MyTable
 from cdc.schema import Column
 
-_LARGE = frozenset(BLOBS) | {FieldType.JSON, FieldType.GEOMETRY}
 _REMEDY = "SET GLOBAL binlog_row_image = FULL"
 
 
 @dataclass
 class StoredValues:
-    """See captured.Completion. `defaults`: the tables as the catalog had them when the stream
-    began, or when they were made."""
+    """See captured.Completion."""
 
     store: ValueStore
-    defaults: Mapping[str, MyTable]
-    minimal: bool
+    defaults: Defaults
 
     def __call__(
         self,
@@ -49,7 +45,16 @@ class StoredValues:
         unchanged: Mapping[str, Bools],
         unnamed: Mapping[str, Bools],
     ) -> ChangeBatch:
-        kept = left_out(decoder.table, minimal=self.minimal)
+        kept = left_out(decoder.table, minimal=self.defaults.minimal)
+        more = sorted({*unchanged, *unnamed} - {*kept.columns})
+        if more:
+            raise SourceError(
+                f"a change came without its values of {', '.join(more)}: a session has "
+                "binlog_row_image = MINIMAL, the server NOBLOB",
+                where=decoder.table.name,
+                hint="let every session begin anew; then cdc remove the source, and cdc run takes "
+                "a new snapshot",
+            )
         if not kept.columns:
             return changes
         if unnamed:
@@ -74,14 +79,16 @@ class StoredValues:
     def _filled(
         self, decoder: TableDecoder, column: Column, values: pa.Array, fresh: Bools
     ) -> pa.Array:
-        known = self.defaults[decoder.table.name]
-        if described(known) != described(decoder.table):
-            raise _unknown(decoder, column)
-        default = next(c.default for c in known.columns if c.name == column.name)
+        default = self.defaults.of(decoder.table.name, column.name)
         try:
             text = constant(column, default)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-            raise _unknown(decoder, column) from error
+            raise SourceError(
+                f"an insert does not name {column.name}, and what it has by default is not in the "
+                "binlog",
+                where=decoder.table.name,
+                hint=f"{_REMEDY}; then cdc remove the source, and cdc run takes a new snapshot",
+            ) from error
         if text is None:
             return values
         scalar = column_value(column, text)
@@ -91,21 +98,9 @@ class StoredValues:
         return pc.if_else(pa.array(fresh), scalar, values)
 
 
-def _unknown(decoder: TableDecoder, column: Column) -> SourceError:
-    return SourceError(
-        f"an insert does not name {column.name}, and what it has by default is not in the binlog",
-        where=decoder.table.name,
-        hint=f"{_REMEDY}; then cdc remove the source, and cdc run takes a new snapshot",
-    )
-
-
 def left_out(table: MyTable, *, minimal: bool) -> LeftOut:
     """What updates of the table can leave out."""
-    columns = tuple(
-        c.name
-        for c in table.columns
-        if c.name not in table.key and (minimal or c.kind.code in _LARGE)
-    )
+    columns = tuple(c.name for c in table.columns if can_be_left_out(table, c, minimal=minimal))
     return LeftOut(table.name, columns, _live, _REMEDY)
 
 

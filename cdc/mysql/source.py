@@ -21,6 +21,7 @@ from cdc.mysql.captured import CapturedTables, Completion, nothing_left_out
 from cdc.mysql.catalog import Server
 from cdc.mysql.check import check_source
 from cdc.mysql.connection import Connection, close, connect, source_errors
+from cdc.mysql.defaults import Defaults
 from cdc.mysql.dump import Dump
 from cdc.mysql.evolution import Evolution, continued
 from cdc.mysql.foreign_keys import unlogged_actions
@@ -187,8 +188,10 @@ class MySqlSource:
         late = {n for n in self._tables if n not in self._schemas}
         late |= set(frontier.resume.get(ADDED_NOTE, ())) & set(self._tables)
         fold = server.settings.get("lower_case_table_names", "0") != "0"
-        evolution = Evolution(self.name, schemas, self._mine.zero_dates, fold)
-        completion = self._completion(server, frontier)
+        defaults = Defaults(self._tables, server.row_image == "MINIMAL")
+        completion = self._completion(server, frontier, defaults)
+        told = defaults if self._store is not None else None
+        evolution = Evolution(self.name, schemas, self._mine.zero_dates, fold, told)
         effects = SideEffects(lambda: acting(self._catalog())) if server.mariadb else None
         captured = CapturedTables(evolution, server.mariadb, completion, effects)
         captured.resume(frontier.resume)
@@ -220,12 +223,12 @@ class MySqlSource:
         self._tables[name] = table
         return self._schema(table)
 
-    def _completion(self, server: Server, frontier: Frontier) -> Completion:
+    def _completion(self, server: Server, frontier: Frontier, defaults: Defaults) -> Completion:
         if server.row_image == "FULL":
             return nothing_left_out
         path = self._state_path / f"{self.name}.values.sqlite"
         self._store = ValueStore(path, frontier, self._history, self.name)
-        return StoredValues(self._store, self._tables, server.row_image == "MINIMAL")
+        return StoredValues(self._store, defaults)
 
     def acknowledge(self, position: NativePosition) -> None:
         """The server keeps its binlogs as long as its settings say."""

@@ -32,15 +32,21 @@ def capture(
     request: pytest.FixtureRequest, new_my_server: NewMyServer, tmp_path: Path
 ) -> Accepting:
     flavour, image = request.param
+    return made(new_my_server, flavour, image, tmp_path)
+
+
+def made(new_my_server: NewMyServer, flavour: Flavour, image: str, folder: Path) -> Accepting:
     database = new_my_server(flavour, f"--binlog-row-image={image}").new_database()
-    made = Accepting(database.url, tmp_path, (f"{database.name}.t",))
-    made.sql(
+    found = Accepting(database.url, folder, (f"{database.name}.t",))
+    found.sql(
         "CREATE TABLE t (id int PRIMARY KEY, n int, d int NOT NULL DEFAULT 7, "
-        "s varchar(20) DEFAULT 'none', x text, j json, b blob)",
-        "INSERT INTO t SELECT g, g, g, 'start', repeat('x', g), '[1]', repeat('b', g) "
-        f"FROM {made.database.series(1, 200)}",
+        "s varchar(20) DEFAULT 'none', x text, j json, b blob, "
+        "at datetime DEFAULT CURRENT_TIMESTAMP, f int DEFAULT (1 + 1))",
+        "INSERT INTO t (id, n, d, s, x, j, b) "
+        "SELECT g, g, g, 'start', repeat('x', g), '[1]', repeat('b', g) "
+        f"FROM {found.database.series(1, 200)}",
     )
-    return made
+    return found
 
 
 def test_left_out_values_are_completed(capture: Accepting) -> None:
@@ -69,6 +75,55 @@ def test_left_out_values_are_completed(capture: Accepting) -> None:
             agent.caught_up()
         capture.assert_equal(table)
     capture.assert_history(table)
+
+
+CHANGED = {
+    "set": (
+        "ALTER TABLE t ALTER d SET DEFAULT 8, MODIFY s varchar(20) DEFAULT 'other'",
+        "INSERT INTO t (id) VALUES (310)",
+    ),
+    "dropped_and_added": (
+        "ALTER TABLE t DROP s, ADD more int DEFAULT 3, ADD c varchar(9) NOT NULL DEFAULT 'c'",
+        "INSERT INTO t (id) VALUES (320), (321)",
+    ),
+    "renamed": (
+        "ALTER TABLE t RENAME COLUMN more TO most",
+        "INSERT INTO t (id) VALUES (330)",
+        "UPDATE t SET most = 5 WHERE id = 320",
+    ),
+    "made_again": (
+        "DROP TABLE t",
+        "CREATE TABLE t (id int PRIMARY KEY, d int NOT NULL DEFAULT 1, x text, e varchar(9) "
+        "DEFAULT 'e')",
+        "INSERT INTO t (id) VALUES (340)",
+    ),
+}
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live", "while_away"])
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_defaults_that_are_changed(
+    flavour: Flavour, new_my_server: NewMyServer, tmp_path: Path, live: bool
+) -> None:
+    """What an insert does not name has the default of that moment, not of when capture began."""
+    capture = made(new_my_server, flavour, "MINIMAL", tmp_path)
+    with capture.running() as agent:
+        agent.caught_up()
+    for statements in CHANGED.values():
+        before = ("INSERT INTO t (id) VALUES (300)", *statements)
+        if live:
+            with capture.running() as agent:
+                agent.caught_up()
+                capture.sql(*before)
+                agent.caught_up()
+        else:
+            capture.sql(*before)
+            with capture.running() as agent:
+                agent.caught_up()
+        capture.assert_equal(capture.name("t"))
+        if "DROP TABLE t" not in statements:
+            capture.sql("DELETE FROM t WHERE id = 300")
+    capture.assert_history(capture.name("t"))
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

@@ -12,6 +12,7 @@ import pytest
 from cdc.changes import ChangeBatch, D, U
 from cdc.completion import LeftOut, ValueStore
 from cdc.mysql.captured import CapturedTables
+from cdc.mysql.defaults import Defaults
 from cdc.mysql.evolution import Evolution
 from cdc.mysql.row_images import StoredValues
 from cdc.mysql.tables import MyColumn, MyTable, MyType
@@ -81,7 +82,7 @@ def test_rows_of_a_table_that_is_added_are_known(tmp_path: Path) -> None:
     table = MyTable("public.orders", columns, ("id",))
     schema = table_schema(table, "null")
     store = ValueStore(tmp_path / "values.sqlite", frontier(1), lambda name: iter(()), "shop")
-    completion = StoredValues(store, {table.name: table}, minimal=False)
+    completion = StoredValues(store, Defaults({table.name: table}, minimal=False))
     evolution = Evolution("shop", {table.name: schema}, "null")
     captured = CapturedTables(evolution, mariadb=False, completion=completion)
     rows = changes([1]).rows.select(["id", "note"])

@@ -45,9 +45,13 @@ CASES: list[tuple[str, tuple[Statement, ...]]] = [
     ("ALTER TABLE t DROP COLUMN a, DROP b, DROP INDEX c", (Altered("d.t", ("a", "b")),)),
     (
         "ALTER TABLE t RENAME COLUMN a TO b, CHANGE `c` d INT, CHANGE e e BIGINT",
-        (Altered("d.t", renamed={"b": "a", "d": "c"}),),
+        (Altered("d.t", renamed={"b": "a", "d": "c"}, redefined=("c", "e")),),
     ),
-    ("ALTER TABLE t MODIFY a VARCHAR(20) AFTER b", (Altered("d.t"),)),
+    ("ALTER TABLE t MODIFY a VARCHAR(20) AFTER b", (Altered("d.t", redefined=("a",)),)),
+    (
+        "ALTER TABLE t ALTER a SET DEFAULT 1, ALTER COLUMN b DROP DEFAULT, ALTER INDEX i VISIBLE",
+        (Altered("d.t", redefined=("a", "b")),),
+    ),
     ("ALTER TABLE t ADD a INT", (Altered("d.t", added={"a": Added(None)}),)),
     (
         "ALTER TABLE t ADD COLUMN a INT NOT NULL DEFAULT -5 AFTER b, "
