@@ -38,6 +38,8 @@ from tests.services.forked import Forked
 
 DEADLINE_S = 120.0
 """For a machine that is busy with other things; nothing waits so long that is right."""
+PACE_S = 0.01
+"""Between two transactions: changes while something is waited for, not a flood to catch up with."""
 Kind = tuple[str, str]
 SOURCE, VIEWS, DUCK, MIRROR = (
     ("source", "shop"),
@@ -242,8 +244,7 @@ class House:
 
     def work_for(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds
-        while time.monotonic() < until_s:
-            self.workload.step()
+        self.work_until(lambda: time.monotonic() >= until_s, "the time to pass")
 
     def work_until(self, holds: Callable[[], bool], what: str) -> None:
         """Commit transactions, each a little after the last, until a condition holds."""
@@ -251,7 +252,7 @@ class House:
         while not holds():
             assert time.monotonic() < deadline_s, f"waited for {what}:\n{self.said()}"
             self.workload.step()
-            time.sleep(0.005)
+            time.sleep(PACE_S)
 
     def compact(self) -> None:
         """`cdc compact`."""
