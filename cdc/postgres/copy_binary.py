@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from cdc import ragged
@@ -50,17 +51,29 @@ def decode_copy(table: CopyDecoder, messages: Sequence[bytes]) -> pa.RecordBatch
     The header and the trailer are recognised and left out. BadData for a malformed tuple, or a
     value that cannot be carried.
     """
-    tuples = _without_header(messages)
-    if tuples and tuples[-1] == TRAILER:
-        tuples = tuples[:-1]
-    if not tuples:
+    return decode_joined(table, bytearray().join(messages), [len(m) for m in messages])
+
+
+def decode_joined(table: CopyDecoder, data: bytearray, lengths: Sequence[int]) -> pa.RecordBatch:
+    """The same of messages that stand one behind the other in `data`, which is then not to be
+    changed any more."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    starts = ends - lengths
+    if data.startswith(SIGNATURE):
+        starts[0] = _header_bytes(data)
+        if starts[0] == ends[0]:
+            starts, ends = starts[1:], ends[1:]
+    if len(ends) and ends[-1] - starts[-1] == len(TRAILER) and data.endswith(TRAILER):
+        starts, ends = starts[:-1], ends[:-1]
+    if not len(ends):
         empty = [pa.nulls(0, column.type) for column in table.schema.columns]
         return pa.RecordBatch.from_arrays(empty, schema=table.schema.arrow)
-    buffer, starts, ends = ragged.join(tuples)
+    data += ragged.PAD
+    buffer = np.frombuffer(data, np.uint8)
     try:
         fields = walk_copy(buffer, starts, ends, len(table.columns))
     except Misfit as misfit:
-        message = tuples[misfit.row]
+        message = buffer[starts[misfit.row] : ends[misfit.row]].tobytes()
         what = f"a COPY tuple that does not fit {table.schema.name}"
         raise malformed(what, message, misfit.row) from misfit
     columns = [
@@ -68,19 +81,15 @@ def decode_copy(table: CopyDecoder, messages: Sequence[bytes]) -> pa.RecordBatch
         for decoder, field, kind in zip(table.columns, fields, table.kinds, strict=True)
     ]
     if not columns:
-        struct = pa.nulls(len(tuples), pa.struct([]))
+        struct = pa.nulls(len(ends), pa.struct([]))
         return pa.RecordBatch.from_struct_array(struct)
     return pa.RecordBatch.from_arrays(columns, schema=table.schema.arrow)
 
 
-def _without_header(messages: Sequence[bytes]) -> Sequence[bytes]:
-    if not messages or not messages[0].startswith(SIGNATURE):
-        return messages
-    first = messages[0]
+def _header_bytes(data: bytearray) -> int:
     at = len(SIGNATURE)
-    flags = int.from_bytes(first[at : at + 4], "big")
-    extension = int.from_bytes(first[at + 4 : at + 8], "big")
+    flags = int.from_bytes(data[at : at + 4], "big")
+    extension = int.from_bytes(data[at + 4 : at + 8], "big")
     if flags & _WITH_OIDS:
         raise BadData("a COPY with oids, which only servers before Postgres 12 write")
-    rest = first[at + 8 + extension :]
-    return [rest, *messages[1:]] if rest else messages[1:]
+    return at + 8 + extension

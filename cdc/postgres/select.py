@@ -26,7 +26,7 @@ from cdc.postgres.connection import (
     result_error,
     source_errors,
 )
-from cdc.postgres.copy_binary import CopyDecoder, compile_copy, decode_copy
+from cdc.postgres.copy_binary import CopyDecoder, compile_copy, decode_joined
 from cdc.postgres.snapshot_worker import import_snapshot
 from cdc.postgres.types import TYPES_QUERY, PgType, TypeRow, column, copy_expression, resolve
 from cdc.schema import TableSchema
@@ -114,23 +114,22 @@ def _copied(
     result = wire.exec_(statement.encode())
     if result.status != pq.ExecStatus.COPY_OUT:
         raise result_error(result, where)
-    messages: list[bytes] = []
-    size = 0
+    held, lengths = bytearray(), list[int]()
     while True:
         count, data = wire.get_copy_data(0)
         if count < 0:
             break
-        messages.append(bytes(data))
-        size += count
-        if size >= BATCH_BYTES:
-            yield decode_copy(decoder, messages)
-            messages, size = [], 0
+        held += data
+        lengths.append(count)
+        if len(held) >= BATCH_BYTES:
+            yield decode_joined(decoder, held, lengths)
+            held, lengths = bytearray(), []
     ended = wire.get_result()
     while wire.get_result() is not None:
         pass
     if count == -2 or ended is None or ended.status != pq.ExecStatus.COMMAND_OK:
         raise result_error(ended, where)
-    yield decode_copy(decoder, messages)
+    yield decode_joined(decoder, held, lengths)
 
 
 def _conformed(batch: pa.RecordBatch, schema: TableSchema) -> pa.RecordBatch:

@@ -22,9 +22,8 @@ import psycopg
 import pyarrow as pa
 from psycopg import pq, sql
 
-from cdc.errors import BadData
 from cdc.postgres.connection import Connection, connect, result_error, source_errors
-from cdc.postgres.copy_binary import CopyDecoder, compile_copy, decode_copy
+from cdc.postgres.copy_binary import compile_copy, decode_joined
 from cdc.postgres.types import PgType, copy_expression
 from cdc.schema import TableSchema
 from cdc.worker_processes import Send, main, next_command
@@ -88,33 +87,25 @@ def copy_rows(connection: Connection, table: CopyTable, part: Range) -> Iterator
     result = wire.exec_(copy_statement(table, part).encode())
     if result.status != pq.ExecStatus.COPY_OUT:
         raise result_error(result, table.schema.name)
-    messages: list[bytes] = []
-    size = 0
+    held, lengths = bytearray(), list[int]()
     receive = wire.get_copy_data
     while True:
         count, data = receive(0)
         if count < 0:
             break
-        messages.append(bytes(data))
-        size += count
-        if size >= DECODE_BYTES:
-            yield _decoded(decoder, messages)
-            messages, size = [], 0
+        held += data
+        lengths.append(count)
+        if len(held) >= DECODE_BYTES:
+            yield decode_joined(decoder, held, lengths)
+            held, lengths = bytearray(), []
     result = wire.get_result() or result
     if count == -2 or result.status != pq.ExecStatus.COMMAND_OK:
         raise result_error(result, table.schema.name)
     while wire.get_result() is not None:
         pass
-    last = _decoded(decoder, messages)
+    last = decode_joined(decoder, held, lengths)
     if last.num_rows:
         yield last
-
-
-def _decoded(decoder: CopyDecoder, messages: list[bytes]) -> pa.RecordBatch:
-    try:
-        return decode_copy(decoder, messages)
-    except BadData as error:
-        raise BadData(error.what, where=error.where, hint=error.hint) from error
 
 
 def import_snapshot(connection: Connection, snapshot: str) -> None:
