@@ -10,6 +10,9 @@ Framework", 2020), with GTIDs in place of a watermark table, so nothing is writt
     whose key the stream has changed since: of those it has published the newer row, or its delete.
 4.  When the last range is published, the table is complete.
 
+A chunk is held in memory up to HELD_BYTES. A larger one (a key that cannot be cut into ranges) goes
+through a temporary file, and its rows are published part by part between the stream's pieces.
+
 So a row is at every moment what it was in the source at some moment not earlier, and from the last
 chunk on exactly what the stream says. A restart begins a table that is not complete anew: what is
 read a second time is what it was, or newer.
@@ -21,12 +24,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdc.changes import Bools, ChangeBatch, R, concat_rows
+from cdc.changes import ChangeBatch, R, concat_rows
 from cdc.errors import SnapshotNeeded
 from cdc.keys import row_keys
 from cdc.mysql.catalog import Server, read_named
@@ -41,28 +46,57 @@ from cdc.positions import NativePosition
 from cdc.schema import TableSchema
 from cdc.source import ADDED_NOTE
 
+HELD_BYTES = 64 * 2**20
+
 
 @dataclass
 class _Chunk:
-    """Rows of one range, and which of them the stream has not changed since."""
+    """Rows of one range that wait to be published, `first` and then `more`; and the keys that the
+    stream has changed since they were read."""
 
     part: Range
     schema: TableSchema
-    rows: pa.RecordBatch
-    keys: pa.Array
-    kept: Bools
+    first: pa.RecordBatch | None
+    more: Iterator[pa.RecordBatch]
     high: NativePosition
+    touched: list[pa.Array] = field(default_factory=list)
+
+    @property
+    def is_published(self) -> bool:
+        return self.first is None
+
+    def touch(self, keys: pa.Array) -> None:
+        self.touched.append(keys)
+        if len(self.touched) > _ARRAYS_MAX:
+            self.touched = [pa.concat_arrays(self.touched).unique()]
+
+    def empty(self) -> None:
+        self.first, self.more = None, iter(())
+
+    def next(self) -> pa.RecordBatch:
+        """The next rows, without those whose key was touched."""
+        rows, self.first = self.first, next(self.more, None)
+        if rows is None:
+            return self.schema.arrow.empty_table().to_batches()[0]
+        if not self.touched:
+            return rows
+        keys, touched = row_keys(self.schema, rows), pa.concat_arrays(self.touched)
+        return rows.filter(pc.invert(pc.is_in(keys, value_set=touched)))
+
+
+_ARRAYS_MAX = 256
 
 
 @dataclass
 class CatchUp:
     """The tables that are not complete. `connect` opens a session for reading, `schemas` are the
-    stream's own, which change as it goes by."""
+    stream's own, which change as it goes by; `folder` is for rows that are too many."""
 
     connect: Callable[[], Connection]
     server: Server
     schemas: Mapping[str, TableSchema]
     zero_dates: ZeroDates
+    folder: Path
     tables: list[str] = field(default_factory=list)
     _connection: Connection | None = None
     _ranges: Iterator[Range] = field(default_factory=lambda: iter(()))
@@ -79,18 +113,14 @@ class CatchUp:
     def saw(self, changes: Sequence[tuple[str, ChangeBatch]]) -> None:
         """The stream publishes these changes: rows of the same keys that wait are older."""
         chunk = self._chunk
-        if chunk is None or not len(chunk.keys):
-            return
         for name, batch in changes:
-            if name == chunk.part.table:
-                touched = row_keys(batch.schema, batch.rows)
-                found = pc.is_in(chunk.keys, value_set=touched)
-                chunk.kept &= ~found.to_numpy(zero_copy_only=False)
+            if chunk is not None and name == chunk.part.table:
+                chunk.touch(row_keys(batch.schema, batch.rows))
 
     def emptied(self, names: Sequence[str]) -> None:
         """TRUNCATE or DROP comes past: all rows that wait are older."""
         if self._chunk is not None and self._chunk.part.table in names:
-            self._chunk.kept[:] = False
+            self._chunk.empty()
 
     def require_possible(self) -> None:
         """Raises SnapshotNeeded where chunks would not do: without GTIDs a read view has no place
@@ -108,21 +138,23 @@ class CatchUp:
             )
 
     def next(self, reached: NativePosition) -> tuple[str, ChangeBatch] | None:
-        """A chunk to publish behind `reached`, all of whose changes went through `saw`; None: not
-        yet. An empty one has told that its table is complete. Raises SnapshotNeeded when a table
-        was altered meanwhile."""
+        """Rows to publish behind `reached`, all of whose changes went through `saw`; None: not yet.
+        Empty ones have told that their table is complete. Raises SnapshotNeeded when a table was
+        altered meanwhile."""
         if self._chunk is None:
             self._chunk = self._read(reached)
         chunk = self._chunk
         if chunk is None or not reached.covers(chunk.high):
             return None
-        self._chunk = None
         table = chunk.part.table
         if self.schemas[table].columns != chunk.schema.columns:
             raise _altered(table)
-        if chunk.part.last:
-            self.tables.remove(table)
-        return table, _as_read(chunk.schema, chunk.rows.filter(pa.array(chunk.kept)))
+        rows = chunk.next()
+        if chunk.is_published:
+            self._chunk = None
+            if chunk.part.last:
+                self.tables.remove(table)
+        return table, _as_read(chunk.schema, rows)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -144,13 +176,32 @@ class CatchUp:
             return None
         table = self._unaltered(connection, part.table)
         schema = self.schemas[part.table]
-        batches = list(
-            read_rows(connection, ReadTable(table, schema, self.zero_dates), part.condition)
-        )
+        read = ReadTable(table, schema, self.zero_dates)
+        rows = self._held(read_rows(connection, read, part.condition), schema.arrow)
         execute(connection, "ROLLBACK")  # or DDL would wait for us
-        rows = concat_rows(batches, schema.arrow)
-        keys = row_keys(schema, rows)
-        return _Chunk(part, schema, rows, keys, np.ones(rows.num_rows, np.bool_), high)
+        return _Chunk(part, schema, next(rows), rows, high)
+
+    def _held(
+        self, batches: Iterator[pa.RecordBatch], schema: pa.Schema
+    ) -> Iterator[pa.RecordBatch]:
+        """All rows, at least one batch, read to the end now: in memory, or in a file without a name
+        that goes with the last reference to it."""
+        first: list[pa.RecordBatch] = []
+        size = 0
+        for batch in batches:
+            first.append(batch)
+            size += batch.nbytes
+            if size > HELD_BYTES:
+                break
+        else:
+            return iter([concat_rows(first, schema)])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = TemporaryFile(dir=self.folder)  # noqa: SIM115
+        with pa.ipc.new_stream(file, schema) as writer:
+            for batch in chain(first, batches):
+                writer.write_batch(batch)
+        file.seek(0)
+        return iter(pa.ipc.open_stream(file))
 
     def _begun(self, connection: Connection) -> NativePosition:
         """Begin a read view; nothing beyond the result is in it (MariaDB: and all up to it is)."""

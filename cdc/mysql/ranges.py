@@ -28,6 +28,7 @@ from cdc.mysql.types import (
     DATETIMES,
     INTEGER_BYTES,
     STRINGS,
+    TIMES,
     TIMESTAMPS,
     FieldType,
     is_binary,
@@ -36,8 +37,10 @@ from cdc.mysql.types import (
 RANGE_BYTES = 32 * 2**20
 MOST_RANGES = 4096
 LEAST_ROWS = 1000
-_DATED = DATES | DATETIMES | TIMESTAMPS
-_ORDERED = _DATED | STRINGS | {*INTEGER_BYTES, FieldType.NEWDECIMAL}
+_DATED = DATES | DATETIMES | TIMESTAMPS | TIMES
+_FLOATING = {FieldType.FLOAT, FieldType.DOUBLE}
+_NUMBERS = {*INTEGER_BYTES, *_FLOATING, FieldType.NEWDECIMAL, FieldType.BIT, FieldType.YEAR}
+_ORDERED = _DATED | STRINGS | _NUMBERS
 """Types whose values compare equal to their literals; MariaDB's own are strings among them."""
 
 
@@ -180,8 +183,11 @@ def _every_nth(
 def _shown(column: MyColumn) -> str:
     """The column's value as text, which `_literal` makes a literal of."""
     name = quoted(column.name)
-    text = column.kind.code in STRINGS and not column.kind.native
-    return f"HEX({name})" if text else f"CAST({name} AS CHAR)"
+    if column.kind.code in STRINGS and not column.kind.native:
+        return f"HEX({name})"
+    if column.kind.code in _FLOATING:  # all digits; SELECT rounds a FLOAT
+        return f"CAST({name} + 0e0 AS CHAR)"
+    return f"CAST({name}{' + 0' if column.kind.code == FieldType.BIT else ''} AS CHAR)"
 
 
 def _literal(column: MyColumn, value: str) -> str:
@@ -189,6 +195,8 @@ def _literal(column: MyColumn, value: str) -> str:
     set: converted, a byte that is no character would be another key, and cuts would not ascend."""
     if column.kind.native or column.kind.code in _DATED:
         return f"'{value}'"
+    if column.kind.code in _FLOATING:
+        return value if "e" in value else f"{value}e0"
     if column.kind.code not in STRINGS:
         return value
     if is_binary(column.kind):

@@ -201,6 +201,7 @@ class MySqlSource:
             server,
             evolution.schemas,
             self._mine.zero_dates,
+            self._state_path,
             sorted(late) if self._config.snapshot != "never" else [],
         )
         added.require_possible()

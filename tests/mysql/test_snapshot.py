@@ -430,6 +430,31 @@ KEYS: dict[str, tuple[str, Any]] = {
             ),
         ),
     ),
+    "bits": (
+        "k bit(64), l bit(3), PRIMARY KEY (k, l)",
+        lambda r: (r.getrandbits(64) >> r.choice((0, 60)), r.getrandbits(3)),
+    ),
+    "floating": (
+        "k float, l double, PRIMARY KEY (k, l)",
+        lambda r: (
+            r.choice((0, -0.1, 0.2, 3e38, 1e-40)),
+            r.uniform(-1, 1) * 10.0 ** r.randint(-300, 300),
+        ),
+    ),
+    "float first": (
+        "k float, PRIMARY KEY (k)",
+        lambda r: (r.uniform(-1, 1) * 10.0 ** r.randint(-40, 37),),
+    ),
+    "durations": (
+        "k time(3), PRIMARY KEY (k)",
+        lambda r: (
+            f"{r.choice(('-', ''))}{r.randint(0, 838)}:00:0{r.randint(0, 9)}.{r.randint(0, 999)}",
+        ),
+    ),
+    "years": (
+        "k year, l int, PRIMARY KEY (k, l)",
+        lambda r: (r.choice(("0000", *range(1901, 2156))), r.randint(0, 99)),
+    ),
     "no primary key": (
         "k int NOT NULL, l int NOT NULL, UNIQUE KEY u (l, k)",
         lambda r: (r.randint(0, 99), r.randint(0, 10**6)),
@@ -439,6 +464,10 @@ KEYS: dict[str, tuple[str, Any]] = {
         lambda r: (r.choice("abc"), r.randint(0, 10**6)),
     ),
 }
+
+
+def spread(generator: random.Random, exponent: int) -> float:
+    return generator.uniform(-1, 1) * 10.0 ** generator.randint(-exponent, exponent)
 
 
 @pytest.mark.service
