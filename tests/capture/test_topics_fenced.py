@@ -123,7 +123,7 @@ def shop(
     log = kafka_config(kafka_bootstrap, tmp_path / "up", request.param)
     found = Capture(pg_database, tmp_path / "up", TABLES, into=log)
     found.sql(
-        *(f"CREATE TABLE {t} (id int PRIMARY KEY, n bigint NOT NULL)" for t in "xy"),
+        *(f"CREATE TABLE {t} (id int PRIMARY KEY, n bigint NOT NULL, pad text)" for t in "xy"),
         *(f"INSERT INTO {t} SELECT g, 1 FROM generate_series(1, 200) g" for t in "xy"),
     )
     return found
@@ -181,7 +181,7 @@ def test_killed_within_a_large_transaction(shop: Capture, tmp_path: Path, fault:
         agent.caught_up()
         with down.running() as follower:
             follower.caught_up()
-        large = "SELECT g, 1 FROM generate_series(5000, 400000) g"
+        large = "SELECT g, 1, repeat(md5(g::text), 64) FROM generate_series(1000, 11000) g"
         shop.transaction(*(f"INSERT INTO {t} {large}" for t in "xy"))
         for _ in range(10):
             transaction(shop, rng)
