@@ -31,6 +31,7 @@ from confluent_kafka.admin import (
 
 from cdc.config import LogConfig
 from cdc.errors import Fenced, LogError, LogRefused, mask_url
+from cdc.log import librdkafka_consumer
 from cdc.log.kafka_reach import reach, unreachable
 from cdc.log.kafka_secrets import refused_settings
 from cdc.log.librdkafka import Producer
@@ -154,21 +155,26 @@ class Broker:
             raise refused_settings(error, self.config) from error
 
     def consumer(
-        self, fetch_wait_ms: int = 10, group: str = "", isolation: str = "read_committed"
-    ) -> Consumer:
-        """A consumer, of committed records, that is assigned, never subscribed. The broker waits
-        for `fetch_wait_ms` before it answers that there are none. `group` is with prefix."""
-        settings: dict[str, Any] = {
-            "group.id": group or self.name("reader"),
+        self, fetch_wait_ms: int = 10, isolation: str = "read_committed"
+    ) -> librdkafka_consumer.Consumer:
+        """A consumer, of committed records. The broker waits for `fetch_wait_ms` before it answers
+        that there are none."""
+        settings = {
+            "group.id": self.name("reader"),
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": isolation,
             "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": fetch_wait_ms,
         }
+        return librdkafka_consumer.Consumer({**_CONSUMER_TUNING, **self._given, **settings})
+
+    def committer(self, group: str) -> Consumer:
+        """What commits offsets for a group (with prefix); it reads nothing."""
+        settings: dict[str, Any] = {"group.id": group, "enable.auto.commit": False}
         # Else its connections' troubles would be messages: whoever reads waits for the brokers.
         told = {"error_cb": self._heard.append}
-        return Consumer({**_CONSUMER_TUNING, **self._common, **settings, **told})
+        return Consumer({**self._common, **settings, **told})
 
     def end_offsets(self, topic: str, partitions: int) -> tuple[int, ...]:
         """Per partition, the end of what is committed (the last stable offset)."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from confluent_kafka import Consumer, Message
-
 from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, kafka_errors
 from cdc.log.kafka_ranges import Range, fetch, fetch_all
+from cdc.log.kafka_records import Fetched
+from cdc.log.librdkafka_consumer import Consumer
 
 SHORT_OFFSETS = 256
 SHORT_RANGES = 16
@@ -27,7 +27,7 @@ class Fetcher:
     def __init__(self, broker: Broker) -> None:
         self._long = _Connection(broker, fetch_wait_ms=10)
         self._short = _Connection(broker, fetch_wait_ms=0)
-        self._ahead: dict[Range, list[Message]] = {}
+        self._ahead: dict[Range, list[Fetched]] = {}
 
     def fetch_ahead(self, ranges: Sequence[Range]) -> None:
         """Fetch what `fetch` will be asked for, where that is little; forget what it was not."""
@@ -35,15 +35,18 @@ class Fetcher:
         few = 1 < len(short) <= SHORT_RANGES
         self._ahead = self._short.fetch_all(short) if few else {}
 
-    def fetch(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Message]]:
+    def fetch(
+        self, topic: str, partition: int, start: int, end: int, *, stamped: bool = False
+    ) -> Iterator[Fetched]:
         """Committed records start <= offset < end, as cdc.log.kafka_ranges.fetch. `topic` is
         without the log's prefix."""
-        ahead = self._ahead.pop((topic, partition, start, end), None)
+        each = (topic, partition, start, end)
+        ahead = self._ahead.pop(each, None)
         if ahead is not None:
-            return iter([ahead] if ahead else [])
+            return iter(ahead)
         if end - start > SHORT_OFFSETS:
-            return self._long.fetch(topic, partition, start, end)
-        return iter(list(self._short.fetch(topic, partition, start, end)))
+            return self._long.fetch(each, stamped)
+        return iter(list(self._short.fetch(each, stamped)))
 
     def close(self) -> None:
         self._long.close()
@@ -58,11 +61,11 @@ class _Connection:
         self._consumer: Consumer | None = None
         self._met: set[str] = set()
 
-    def fetch(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Message]]:
-        consumer = self._that_has_met(topic)
-        return fetch(consumer, self._broker.name(topic), partition, start, end)
+    def fetch(self, each: Range, stamped: bool) -> Iterator[Fetched]:
+        consumer = self._that_has_met(each[0])
+        return fetch(consumer, self._broker.name(each[0]), *each[1:], stamped=stamped)
 
-    def fetch_all(self, ranges: Sequence[Range]) -> dict[Range, list[Message]]:
+    def fetch_all(self, ranges: Sequence[Range]) -> dict[Range, list[Fetched]]:
         consumer = self._that_has_met(*{each[0] for each in ranges})
         named = {(self._broker.name(each[0]), *each[1:]): each for each in ranges}
         return {named[each]: found for each, found in fetch_all(consumer, list(named)).items()}
@@ -75,7 +78,7 @@ class _Connection:
             name = self._broker.name(topic)
             if name not in self._met:
                 with kafka_errors(topic):
-                    self._consumer.list_topics(name, REQUEST_TIMEOUT_S)
+                    self._consumer.meet(name, REQUEST_TIMEOUT_S)
                 self._met.add(name)
         return self._consumer
 

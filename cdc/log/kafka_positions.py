@@ -123,7 +123,7 @@ class GroupOffsets:
                 return  # whoever reads a topic that was removed learns it by reading
             raise
         if consumer not in self._committers:
-            self._committers[consumer] = self._broker.consumer(group=self._group(consumer))
+            self._committers[consumer] = self._broker.committer(self._group(consumer))
         commit = partial(self._committers[consumer].commit, offsets=offsets, asynchronous=False)
         self._broker.answer(commit, consumer)
 

@@ -23,6 +23,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from cdc import faults
 from cdc.changes import ChangeBatch
+from cdc.config import Format
 from cdc.errors import Fenced, LogError, LogRefused
 from cdc.formats.envelope import NO_DETAILS, Details, Origin
 from cdc.frontiers import EndOffsets, Frontier, covers_topic, frontier_key
@@ -53,9 +54,9 @@ ABORT_TIMEOUT_S = 5.0
 """The next producer of the name ends what was not aborted by then."""
 _NO_CAUSE = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._STATE)
 """What the records hear of a transaction that has failed: purged, or not taken any more."""
-ENCODE_ROWS = 16_384
-"""How many changes are encoded at once: what fits the processor's cache, and is sent while the
-next are encoded."""
+ENCODE_ROWS: Mapping[Format, int] = {"avro": 16_384, "json": 8_192}
+"""How many changes are encoded at once: some megabytes of records, which are sent while the next
+are encoded. More are memory that the kernel has to clear for each part, fewer more calls."""
 
 
 class KafkaProducer:
@@ -273,8 +274,9 @@ class KafkaProducer:
         """Encode and send changes; the letters for those that are too large."""
         entry, name, most = self._topics[topic], self._broker.name(topic), self._max_bytes[topic]
         letters = []
-        for start in range(0, changes.num_rows, ENCODE_ROWS):
-            part, more = changes.slice(start, ENCODE_ROWS), details.slice(start, ENCODE_ROWS)
+        rows = ENCODE_ROWS[self._form.format]
+        for start in range(0, changes.num_rows, rows):
+            part, more = changes.slice(start, rows), details.slice(start, rows)
             records = encoded(entry, name, part, now_us, more)
             found = sort_out(records, most)
             for at in found.oversized.tolist():

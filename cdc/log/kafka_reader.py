@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
-from confluent_kafka import Message
 
 from cdc.changes import ChangeBatch, concat_rows
 from cdc.errors import LogError
@@ -26,7 +24,7 @@ from cdc.log.api import DeadLetter, Horizon, LogBatch
 from cdc.log.kafka_client import LETTERS, Broker, Kept
 from cdc.log.kafka_fetch import Fetcher
 from cdc.log.kafka_letters import read_letter
-from cdc.log.kafka_records import Fetched, TopicEntry, decoded
+from cdc.log.kafka_records import Fetched, TopicEntry, decoded, together
 from cdc.log.kafka_tables import Tables
 from cdc.log.kafka_wait import Waiter
 from cdc.log.open_ids import open_ids
@@ -37,7 +35,6 @@ DECODE_ROWS = 16_384
 DECODE_BYTES = 3 << 20
 """How many records are decoded at once: many enough for what a step costs whatever its size, few
 enough for the processor's cache."""
-_SAMPLED_EVERY = 32
 ASK_FOR_SETTINGS_EVERY_S = 60.0
 DESCRIBE_EVERY_S = 1.0
 _NEVER_S = float("-inf")
@@ -147,10 +144,10 @@ class KafkaReader:
 
     def _arrived(self, name: str, topic_id: str, end: int) -> Frontier | None:
         """The record that ended a wait, when nothing but its transaction's marker follows it."""
-        found, message = self._waiter.arrived.get(name, ("", None))
-        if message is None or found != topic_id or (message.offset() or 0) != end - 2:
+        arrived = self._waiter.arrived.get(name)
+        if arrived is None or arrived.topic_id != topic_id or arrived.offset != end - 2:
             return None
-        return Frontier.from_json(message.value() or b"")
+        return Frontier.from_json(arrived.value)
 
     def _note(self, frontier: Frontier) -> None:
         for topic, ends in frontier.end_offsets.items():
@@ -164,10 +161,10 @@ class KafkaReader:
             start = max(low, end - span)
             last = None
             # Behind the last record stands its transaction's marker: no need to wait for the end.
-            for messages in self._fetcher.fetch(topic, 0, start, max(start + 1, end - 1)):
-                last = messages[-1]
+            for records in self._fetcher.fetch(topic, 0, start, max(start + 1, end - 1)):
+                last = records.values[-1].as_py()
             if last is not None:
-                return Frontier.from_json(last.value() or b"")
+                return Frontier.from_json(last)
             if start == low:
                 return None
             span *= 8
@@ -179,24 +176,24 @@ class KafkaReader:
         (end,) = self._broker.end_offsets(topic, 1)
         # Counted back are records: behind each stands its transaction's marker.
         start = max(0, end + 2 * start) if start < 0 else start
-        for message in self._messages(topic, start, end):
-            yield message.offset() or 0, Frontier.from_json(message.value() or b"")
+        for offset, value in self._values(topic, start, end):
+            yield offset, Frontier.from_json(value)
 
     def dead_letters(self, start: int = 0) -> Iterator[tuple[int, DeadLetter]]:
         if self._broker.describe(LETTERS) is None:
             return
         (end,) = self._broker.end_offsets(LETTERS, 1)
-        for message in self._messages(LETTERS, start, end):
-            yield message.offset() or 0, read_letter(message.value() or b"")
+        for offset, value in self._values(LETTERS, start, end):
+            yield offset, read_letter(value)
 
-    def _messages(self, topic: str, start: int, end: int) -> Iterator[Message]:
-        """In pieces, each of them fetched whole: few when only the first are wanted, and the
-        reader may do other work between two of them."""
+    def _values(self, topic: str, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Offsets and values, in pieces that are fetched whole: few when only the first are wanted,
+        and the reader may do other work between two of them."""
         span = _TAIL
         while start < end:
             piece_end = min(end, start + span)
-            for messages in list(self._fetcher.fetch(topic, 0, start, piece_end)):
-                yield from messages
+            for records in list(self._fetcher.fetch(topic, 0, start, piece_end)):
+                yield from zip(records.offsets.tolist(), records.values.to_pylist(), strict=True)
             start, span = piece_end, min(2 * span, _SPAN_MAX)
 
     def expect(self, ranges: Sequence[tuple[str, int, int, int]]) -> None:
@@ -211,10 +208,9 @@ class KafkaReader:
             # What is written, not what is committed: a frontier may be visible before its records.
             end = min(end, self._broker.written_end(topic, partition))
         held: LogBatch | None = None
-        fetched = self._fetcher.fetch(topic, partition, start, end)
         # An envelope has its own time; a plain row's is its record's.
-        pieces = _chunks(fetched, min(max_rows, DECODE_ROWS), stamped=entry.is_view)
-        for records in pieces:
+        fetched = self._fetcher.fetch(topic, partition, start, end, stamped=entry.is_view)
+        for records in _chunks(fetched, min(max_rows, DECODE_ROWS)):
             for part in decoded(entry, partition, records, self._ids.schema):
                 if held is not None:
                     yield held
@@ -290,37 +286,33 @@ class KafkaReader:
         self._fetcher.close()
 
 
-def _chunks(fetched: Iterator[list[Message]], max_rows: int, *, stamped: bool) -> Iterator[Fetched]:
-    """Records in pieces of about `max_rows` or DECODE_BYTES. A delete is never parted from its
-    tombstone."""
-    held: list[Message] = []
-    held_bytes = 0
-    for messages in fetched:
-        held += messages
-        held_bytes += _SAMPLED_EVERY * sum(map(len, messages[::_SAMPLED_EVERY]))
-        cut_at = max_rows if held_bytes < DECODE_BYTES else min(max_rows, len(held) - 1)
-        while len(held) > cut_at > 0:
-            cut = cut_at + (held[cut_at].value() is None)
-            yield _fetched(held[:cut], stamped)
-            held, held_bytes = held[cut:], 0
+def _chunks(fetched: Iterator[Fetched], max_rows: int) -> Iterator[Fetched]:
+    """Records in pieces of at most about `max_rows` and DECODE_BYTES. A delete is never parted from
+    its tombstone."""
+    held: list[Fetched] = []
+    count = size = 0
+    for records in fetched:
+        enough = count >= max_rows or size >= DECODE_BYTES
+        if enough and records.values[0].is_valid:
+            yield from _even(together(held), max_rows, size)
+            held, count, size = [], 0, 0
+        held.append(records)
+        count, size = count + len(records), size + records.nbytes
     if held:
-        yield _fetched(held, stamped)
+        yield from _even(together(held), max_rows, size)
 
 
-def _fetched(messages: list[Message], stamped: bool) -> Fetched:
-    """`stamped`: the records' times are wanted even where no tombstone needs one."""
-    count = len(messages)
-    values = pa.array(list(map(Message.value, messages)), pa.binary())
-    stamps_us = np.zeros(count, np.int64)
-    if stamped or values.null_count:
-        stamps_us = np.array([m.timestamp()[1] for m in messages], np.int64) * 1000
-    keys = pa.array(list(map(Message.key, messages)), pa.binary())
-    first, last = messages[0].offset() or 0, messages[-1].offset() or 0
-    if last - first == count - 1:
-        offsets = np.arange(first, last + 1)
-    else:
-        offsets = np.array(list(map(Message.offset, messages)), np.int64)
-    return Fetched(offsets, stamps_us, keys, values)
+def _even(records: Fetched, max_rows: int, size: int) -> Iterator[Fetched]:
+    """As few pieces of one length as will do."""
+    count = len(records)
+    pieces = max(-(-count // max_rows), round(size / DECODE_BYTES), 1)
+    start = 0
+    for at in range(count // pieces, count, max(1, count // pieces)):
+        cut = at + (not records.values[at].is_valid)
+        if start < cut < count:
+            yield records.slice(start, cut)
+            start = cut
+    yield records.slice(start, count)
 
 
 def _empty(topic: str, partition: int, next_offset: int, schema: TableSchema) -> LogBatch:

@@ -15,7 +15,7 @@ Which version of the table's columns a record was written with:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -167,6 +167,23 @@ class Fetched:
             self.keys.slice(start, count),
             self.values.slice(start, count),
         )
+
+    @property
+    def nbytes(self) -> int:
+        """Of the values."""
+        return int(self.values.nbytes)
+
+
+def together(parts: Sequence[Fetched]) -> Fetched:
+    """Records that follow each other, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Fetched(
+        np.concatenate([part.offsets for part in parts]),
+        np.concatenate([part.stamps_us for part in parts]),
+        pa.concat_arrays([part.keys for part in parts]),
+        pa.concat_arrays([part.values for part in parts]),
+    )
 
 
 @dataclass(frozen=True, eq=False)

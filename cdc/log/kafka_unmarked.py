@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, IsolationLevel, Message, TopicPartition
+from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from cdc.errors import LogError
@@ -29,6 +29,7 @@ from cdc.log.kafka_client import REQUEST_TIMEOUT_S, Broker, kafka_errors
 from cdc.log.kafka_ranges import fetch
 from cdc.log.kafka_send import Sender
 from cdc.log.librdkafka import Producer
+from cdc.log.librdkafka_consumer import Consumer
 
 Partition = tuple[str, int]
 _SUFFIX = ".frontier"
@@ -70,7 +71,7 @@ def end_open(
     with kafka_errors(", ".join(sorted({topic for topic, _ in found}))):
         producer.begin_transaction()
         for (topic, number), last in tails.last.items():
-            key, value = (last.key(), last.value()) if committed else (b"", b"")
+            key, value = last if committed else (b"", b"")
             sender.send_one(broker.name(topic), key, value, number)
         if sender.flush(REQUEST_TIMEOUT_S) or sender.refused:
             raise LogError("the broker does not take the records that end a transaction")
@@ -111,23 +112,24 @@ def _newest(places: Iterable[Partition]) -> dict[TopicPartition, OffsetSpec]:
 
 
 class _Tails:
-    """The last open record of each partition."""
+    """Key and value of the last open record of each partition."""
 
     def __init__(self, broker: Broker, ranges: Mapping[Partition, _Range]) -> None:
-        self.last: dict[Partition, Message] = {}
+        self.last: dict[Partition, tuple[bytes | None, bytes | None]] = {}
         consumer = broker.consumer(isolation="read_uncommitted")
         try:
             for (topic, number), each in ranges.items():
-                for messages in fetch(consumer, broker.name(topic), number, each.start, each.end):
-                    self.last[topic, number] = messages[-1]
+                for records in fetch(consumer, broker.name(topic), number, each.start, each.end):
+                    last = records.keys[-1].as_py(), records.values[-1].as_py()
+                    self.last[topic, number] = last
         finally:
             consumer.close()
 
     def frontiers(self) -> dict[str, Frontier]:
         """Per key of frontiers, the newest that is open."""
         return {
-            topic.removesuffix(_SUFFIX): Frontier.from_json(message.value() or b"")
-            for (topic, _), message in self.last.items()
+            topic.removesuffix(_SUFFIX): Frontier.from_json(value or b"")
+            for (topic, _), (_, value) in self.last.items()
             if topic.endswith(_SUFFIX)
         }
 

@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-
-from confluent_kafka import Consumer, Message, TopicPartition
+from dataclasses import dataclass
 
 from cdc.log.kafka_client import Broker, kafka_errors
+from cdc.log.librdkafka_consumer import Arrived, Consumer
 
 FETCH_WAIT_MS = 100
 """How often the broker says that there is nothing yet; what comes, it says at once."""
 LOOK_EVERY_S = 0.5
 LOOK_FOR_TOPICS_EVERY_S = 0.05
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The newest record that arrived, and its topic's id."""
+
+    topic_id: str
+    offset: int
+    value: bytes
 
 
 class Waiter:
@@ -30,8 +39,8 @@ class Waiter:
         """Per name: the topic's id, and the end up to which it has been told."""
         self._assigned: dict[str, tuple[str, str]] = {}
         """Per topic (with prefix) that the consumer stands in, its name and id."""
-        self.arrived: dict[str, tuple[str, Message]] = {}
-        """Per name, the topic's id and the newest record that arrived."""
+        self.arrived: dict[str, Newest] = {}
+        """Per name."""
 
     def wait(self, names: Sequence[str], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
@@ -59,9 +68,7 @@ class Waiter:
             return
         if self._consumer is None:
             self._consumer = self._broker.consumer(FETCH_WAIT_MS)
-        places = [
-            TopicPartition(topic, 0, self._seen[name][1]) for topic, (name, _) in wanted.items()
-        ]
+        places = [(topic, 0, self._seen[name][1]) for topic, (name, _) in wanted.items()]
         with kafka_errors(", ".join(names)):
             self._consumer.assign(places)
         self._assigned = wanted
@@ -71,17 +78,19 @@ class Waiter:
         if self._consumer is None:
             time.sleep(timeout_s)
             return False
-        moved = False
-        message = self._consumer.poll(timeout_s)
-        while message is not None:
-            if message.error() is None and message.topic() in self._assigned:
-                name, topic_id = self._assigned[message.topic()]
-                end = (message.offset() or 0) + 1
-                moved |= end > self._seen[name][1]
-                self._seen[name] = (topic_id, max(self._seen[name][1], end))
-                self.arrived[name] = (topic_id, message)
-            message = self._consumer.poll(0)
-        return moved
+        news = [self._note(each) for each in self._consumer.take(timeout_s, stamped=False)]
+        return any(news)
+
+    def _note(self, arrived: Arrived) -> bool:
+        """Whether that is news."""
+        if arrived.error is not None or arrived.topic not in self._assigned:
+            return False
+        name, topic_id = self._assigned[arrived.topic]
+        seen = self._seen[name][1]
+        self._seen[name] = (topic_id, max(seen, arrived.next_offset))
+        newest = arrived.records.values[-1].as_py()
+        self.arrived[name] = Newest(topic_id, arrived.next_offset - 1, newest)
+        return arrived.next_offset > seen
 
     def _look(self, names: Sequence[str]) -> bool:
         """Whether one of the topics has a record that was not told of."""

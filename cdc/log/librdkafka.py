@@ -8,6 +8,8 @@ producer needs, over the very library that confluent-kafka brings and has loaded
     Batch       records as that array; its pointers go into Arrow's memory, which it holds
     Producer    settings, transactions, batches, delivery reports; errors are confluent-kafka's
 
+The consumer, cdc.log.librdkafka_consumer, shares what stands in front of them.
+
 librdkafka copies what it takes before the call returns (RD_KAFKA_MSG_F_COPY), and calls nothing of
 ours back: reports wait in its queue until they are asked for.
 """
@@ -31,7 +33,7 @@ from cdc.ragged import Int64s
 
 _LIBRARY = ctypes.CDLL(cimpl.__file__)
 """Looking a name up in it also looks into the libraries that it was linked with."""
-_PRODUCER = 0
+PRODUCER, CONSUMER = 0, 1
 _TAKEN = 0
 _COPY = 0x2
 _PURGE_QUEUED_AND_SENT = 0x1 | 0x2
@@ -40,9 +42,12 @@ _ERROR_BYTES = 1024
 _PLUGINS = "plugin.library.paths"
 
 
-def _function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+def function(
+    name: str, result: Any, *arguments: Any, library: ctypes.CDLL = _LIBRARY
+) -> Callable[..., Any]:
+    """A function of librdkafka's C API: the types of its result and its arguments."""
     try:
-        found = _LIBRARY[name]
+        found = library[name]
     except AttributeError as error:
         raise ImportError(
             f"confluent-kafka is built so that librdkafka's {name} cannot be reached; install "
@@ -52,7 +57,7 @@ def _function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     return found
 
 
-class _Message(ctypes.Structure):
+class Message(ctypes.Structure):
     """rd_kafka_message_t."""
 
     _fields_ = (
@@ -68,47 +73,47 @@ class _Message(ctypes.Structure):
     )
 
 
-_MESSAGE: Any = np.dtype(_Message)
+MESSAGE: Any = np.dtype(Message)
 
-_conf_new = _function("rd_kafka_conf_new", c_void_p)
-_conf_destroy = _function("rd_kafka_conf_destroy", None, c_void_p)
-_conf_set = _function("rd_kafka_conf_set", c_int, c_void_p, c_char_p, c_char_p, c_char_p, c_size_t)
-_conf_set_events = _function("rd_kafka_conf_set_events", None, c_void_p, c_int)
-_conf_set_log_cb = _function("rd_kafka_conf_set_log_cb", None, c_void_p, c_void_p)
-_new = _function("rd_kafka_new", c_void_p, c_int, c_void_p, c_char_p, c_size_t)
-_destroy = _function("rd_kafka_destroy", None, c_void_p)
-_outq_len = _function("rd_kafka_outq_len", c_int, c_void_p)
-_purge = _function("rd_kafka_purge", c_int, c_void_p, c_int)
-_fatal_error = _function("rd_kafka_fatal_error", c_int, c_void_p, c_char_p, c_size_t)
+_conf_new = function("rd_kafka_conf_new", c_void_p)
+_conf_destroy = function("rd_kafka_conf_destroy", None, c_void_p)
+_conf_set = function("rd_kafka_conf_set", c_int, c_void_p, c_char_p, c_char_p, c_char_p, c_size_t)
+_conf_set_events = function("rd_kafka_conf_set_events", None, c_void_p, c_int)
+_conf_set_log_cb = function("rd_kafka_conf_set_log_cb", None, c_void_p, c_void_p)
+_new = function("rd_kafka_new", c_void_p, c_int, c_void_p, c_char_p, c_size_t)
+destroy = function("rd_kafka_destroy", None, c_void_p)
+_outq_len = function("rd_kafka_outq_len", c_int, c_void_p)
+_purge = function("rd_kafka_purge", c_int, c_void_p, c_int)
+_fatal_error = function("rd_kafka_fatal_error", c_int, c_void_p, c_char_p, c_size_t)
 
-_topic_new = _function("rd_kafka_topic_new", c_void_p, c_void_p, c_char_p, c_void_p)
-_topic_name = _function("rd_kafka_topic_name", c_char_p, c_void_p)
-_topic_destroy = _function("rd_kafka_topic_destroy", None, c_void_p)
-_produce_batch = _function(
+topic_new = function("rd_kafka_topic_new", c_void_p, c_void_p, c_char_p, c_void_p)
+topic_name = function("rd_kafka_topic_name", c_char_p, c_void_p)
+topic_destroy = function("rd_kafka_topic_destroy", None, c_void_p)
+_produce_batch = function(
     "rd_kafka_produce_batch", c_int, c_void_p, c_int32, c_int, c_void_p, c_int
 )
-_last_error = _function("rd_kafka_last_error", c_int)
+last_error = function("rd_kafka_last_error", c_int)
 
-_queue_get_main = _function("rd_kafka_queue_get_main", c_void_p, c_void_p)
-_queue_poll = _function("rd_kafka_queue_poll", c_void_p, c_void_p, c_int)
-_queue_destroy = _function("rd_kafka_queue_destroy", None, c_void_p)
-_event_error = _function("rd_kafka_event_error", c_int, c_void_p)
-_event_message_count = _function("rd_kafka_event_message_count", c_size_t, c_void_p)
-_event_message_array = _function(
+_queue_get_main = function("rd_kafka_queue_get_main", c_void_p, c_void_p)
+_queue_poll = function("rd_kafka_queue_poll", c_void_p, c_void_p, c_int)
+queue_destroy = function("rd_kafka_queue_destroy", None, c_void_p)
+_event_error = function("rd_kafka_event_error", c_int, c_void_p)
+_event_message_count = function("rd_kafka_event_message_count", c_size_t, c_void_p)
+_event_message_array = function(
     "rd_kafka_event_message_array", c_size_t, c_void_p, c_void_p, c_size_t
 )
-_event_destroy = _function("rd_kafka_event_destroy", None, c_void_p)
+_event_destroy = function("rd_kafka_event_destroy", None, c_void_p)
 
-_init_transactions = _function("rd_kafka_init_transactions", c_void_p, c_void_p, c_int)
-_begin_transaction = _function("rd_kafka_begin_transaction", c_void_p, c_void_p)
-_commit_transaction = _function("rd_kafka_commit_transaction", c_void_p, c_void_p, c_int)
-_abort_transaction = _function("rd_kafka_abort_transaction", c_void_p, c_void_p, c_int)
-_error_code = _function("rd_kafka_error_code", c_int, c_void_p)
-_error_string = _function("rd_kafka_error_string", c_char_p, c_void_p)
-_error_is_fatal = _function("rd_kafka_error_is_fatal", c_int, c_void_p)
-_error_is_retriable = _function("rd_kafka_error_is_retriable", c_int, c_void_p)
-_error_requires_abort = _function("rd_kafka_error_txn_requires_abort", c_int, c_void_p)
-_error_destroy = _function("rd_kafka_error_destroy", None, c_void_p)
+_init_transactions = function("rd_kafka_init_transactions", c_void_p, c_void_p, c_int)
+_begin_transaction = function("rd_kafka_begin_transaction", c_void_p, c_void_p)
+_commit_transaction = function("rd_kafka_commit_transaction", c_void_p, c_void_p, c_int)
+_abort_transaction = function("rd_kafka_abort_transaction", c_void_p, c_void_p, c_int)
+_error_code = function("rd_kafka_error_code", c_int, c_void_p)
+_error_string = function("rd_kafka_error_string", c_char_p, c_void_p)
+_error_is_fatal = function("rd_kafka_error_is_fatal", c_int, c_void_p)
+_error_is_retriable = function("rd_kafka_error_is_retriable", c_int, c_void_p)
+_error_requires_abort = function("rd_kafka_error_txn_requires_abort", c_int, c_void_p)
+_error_destroy = function("rd_kafka_error_destroy", None, c_void_p)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +126,7 @@ class Batch:
     @classmethod
     def of(cls, keys: pa.Array, values: pa.Array) -> Batch:
         """The records of binary arrays; a null is no key, or no value."""
-        messages = np.zeros(len(keys), _MESSAGE)
+        messages = np.zeros(len(keys), MESSAGE)
         messages["key"], messages["key_bytes"] = _places(keys)
         messages["value"], messages["value_bytes"] = _places(values)
         return cls(messages, (keys, values))
@@ -167,7 +172,8 @@ class Producer:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         """librdkafka's settings. It logs nothing: what is wrong is an error of some call."""
-        self._client: int = _made({**settings, "delivery.report.only.error": False})
+        needed = {"delivery.report.only.error": False}
+        self._client = made(PRODUCER, {**settings, **needed}, _DELIVERY_REPORT)
         self._queue: int = _queue_get_main(self._client)
         self._topics: dict[str, int] = {}
         self._end = weakref.finalize(self, _ended, self._client, self._queue, self._topics)
@@ -182,9 +188,9 @@ class Producer:
         client = self._open()
         found = self._topics.get(topic)
         if found is None:
-            found = _topic_new(client, topic.encode(), None)
+            found = topic_new(client, topic.encode(), None)
             if not found:
-                raise KafkaException(KafkaError(_last_error(), topic))
+                raise KafkaException(KafkaError(last_error(), topic))
             self._topics[topic] = found
         messages = np.ascontiguousarray(batch.messages)
         taken = _produce_batch(found, partition, _COPY, messages.ctypes.data, len(messages))
@@ -200,7 +206,7 @@ class Producer:
     def poll(self, timeout_s: float) -> Report | None:
         """The next delivery report, if there is one within that time."""
         self._open()
-        event = _queue_poll(self._queue, _ms(timeout_s))
+        event = _queue_poll(self._queue, milliseconds(timeout_s))
         if not event:
             return None
         try:
@@ -213,18 +219,18 @@ class Producer:
         _purge(self._open(), _PURGE_QUEUED_AND_SENT)
 
     def init_transactions(self, timeout_s: float) -> None:
-        _check(_init_transactions(self._open(), _ms(timeout_s)))
+        _check(_init_transactions(self._open(), milliseconds(timeout_s)))
 
     def begin_transaction(self) -> None:
         _check(_begin_transaction(self._open()))
 
     def commit_transaction(self, timeout_s: float) -> None:
         """Reports must have been taken, or this waits for them in vain."""
-        _check(_commit_transaction(self._open(), _ms(timeout_s)))
+        _check(_commit_transaction(self._open(), milliseconds(timeout_s)))
 
     def abort_transaction(self, timeout_s: float) -> None:
         """As for commit_transaction."""
-        _check(_abort_transaction(self._open(), _ms(timeout_s)))
+        _check(_abort_transaction(self._open(), milliseconds(timeout_s)))
 
     def close(self) -> None:
         """Forget what has not been sent, and leave an open transaction to the next producer of its
@@ -244,7 +250,7 @@ class Producer:
         return KafkaError(_fatal_error(self._client, text, _ERROR_BYTES), _text(text), fatal=True)
 
 
-def _made(settings: Mapping[str, Any]) -> int:
+def made(kind: int, settings: Mapping[str, Any], events: int) -> int:
     """An rd_kafka_t, which has then taken over its rd_kafka_conf_t."""
     conf = _conf_new()
     text = ctypes.create_string_buffer(_ERROR_BYTES)
@@ -255,21 +261,21 @@ def _made(settings: Mapping[str, Any]) -> int:
         if _conf_set(conf, name.encode(), written.encode(), text, _ERROR_BYTES) != 0:
             _conf_destroy(conf)
             raise KafkaException(KafkaError(KafkaError._INVALID_ARG, _text(text)))
-    _conf_set_events(conf, _DELIVERY_REPORT)
+    _conf_set_events(conf, events)
     _conf_set_log_cb(conf, None)
-    client = _new(_PRODUCER, conf, text, _ERROR_BYTES)
+    client = _new(kind, conf, text, _ERROR_BYTES)
     if not client:
         _conf_destroy(conf)
-        raise KafkaException(KafkaError(_last_error(), _text(text)))
+        raise KafkaException(KafkaError(last_error(), _text(text)))
     return int(client)
 
 
 def _ended(client: int, queue: int, topics: dict[str, int]) -> None:
     """What belongs to a client goes before it."""
     for topic in topics.values():
-        _topic_destroy(topic)
-    _queue_destroy(queue)
-    _destroy(client)
+        topic_destroy(topic)
+    queue_destroy(queue)
+    destroy(client)
 
 
 def _report(event: int) -> Report | None:
@@ -278,10 +284,10 @@ def _report(event: int) -> Report | None:
     pointers = (c_void_p * count)()
     if not count or _event_message_array(event, pointers, count) != count:
         return None
-    last = _Message.from_address(pointers[count - 1] or 0)
+    last = Message.from_address(pointers[count - 1] or 0)
     code = _event_error(event) or last.err
     error = KafkaError(code) if code else None
-    return Report(_topic_name(last.topic).decode(), last.partition, count, last.offset, error)
+    return Report(topic_name(last.topic).decode(), last.partition, count, last.offset, error)
 
 
 def _check(error: int | None) -> None:
@@ -305,5 +311,5 @@ def _text(buffer: ctypes.Array[ctypes.c_char]) -> str:
     return buffer.value.decode("utf-8", "replace")
 
 
-def _ms(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
     return int(seconds * 1000)

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Message
-
 from cdc.errors import LogDamaged, LogError
 from cdc.log.kafka_client import (
     SCHEMAS,
@@ -70,9 +68,14 @@ class SchemaTopic:
             return
         self._check_same()
         found = [
-            self._parsed(message)
-            for messages in self._fetcher.fetch(SCHEMAS, 0, self._next, end)
-            for message in messages
+            self._parsed(offset, key, value)
+            for records in self._fetcher.fetch(SCHEMAS, 0, self._next, end)
+            for offset, key, value in zip(
+                records.offsets.tolist(),
+                records.keys.to_pylist(),
+                records.values.to_pylist(),
+                strict=True,
+            )
         ]
         self._records += found
         self._next = end
@@ -105,11 +108,9 @@ class SchemaTopic:
                 hint="records in other topics name schemas that went with it: restore the topic",
             )
 
-    def _parsed(self, message: Message) -> SchemaRecord:
-        offset = int(message.offset() or 0)
+    def _parsed(self, offset: int, key: bytes | None, value: bytes | None) -> SchemaRecord:
         try:
-            key = tuple(json.loads(message.key() or b""))
-            return SchemaRecord(offset, key, json.loads(message.value() or b""))
+            return SchemaRecord(offset, tuple(json.loads(key or b"")), json.loads(value or b""))
         except (ValueError, TypeError) as error:
             raise LogDamaged(
                 "a record that is not one of ours",

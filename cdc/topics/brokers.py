@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from confluent_kafka import (
-    Consumer,
-    IsolationLevel,
-    KafkaException,
-    Message,
-    TopicCollection,
-    TopicPartition,
-)
+import numpy as np
+from confluent_kafka import Consumer as Committer
+from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import ConfigResource, OffsetSpec
 
 from cdc.config import LogConfig, SourceConfig, TopicsConfig
@@ -24,6 +20,7 @@ from cdc.config_kafka import table_of
 from cdc.errors import LogError, SourceError, SourceUnavailable, mask_url
 from cdc.log.kafka_client import REQUEST_TIMEOUT_S, SCHEMAS, Broker, kafka_errors
 from cdc.log.kafka_ranges import fetch
+from cdc.log.librdkafka_consumer import Consumer
 from cdc.positions import TopicOffsets
 from cdc.topics.poll import Partition, gone
 
@@ -32,6 +29,7 @@ _NO_TABLES = ("__*", "*cdc.schemas", "*.frontier", "*.transaction", "*dead-lette
 """What a glob never means: internal topics, a log's own, Debezium's heartbeats and transactions."""
 _TAIL = 64
 ANSWER_TIMEOUT_S = 10.0
+SHOW_EVERY_S = 1.0
 _TUNING = {
     "fetch.wait.max.ms": 10,
     "fetch.min.bytes": 1,
@@ -59,6 +57,8 @@ class TopicsBroker:
         self.name, self.patterns, self.config = config.name, config.tables, config.topics
         self.group = group
         self.broker = Broker(log_config(config.topics))
+        self._committer: Committer | None = None
+        self._shown_s = 0.0
 
     def names_there(self) -> list[str]:
         """All topics of the broker. Raises SourceUnavailable."""
@@ -122,8 +122,9 @@ class TopicsBroker:
             found = {(at.topic, at.partition): future.result() for at, future in futures.items()}
         return {at: (one.offset, one.timestamp) for at, one in found.items()}
 
-    def newest(self, topic: Topic) -> Message | None:
-        """The newest record that has a value, by its timestamp; None: there is none."""
+    def newest(self, topic: Topic) -> tuple[bytes | None, bytes] | None:
+        """Key and value of the newest record that has a value, by its timestamp; None: there is
+        none."""
         newest = self._listed([topic], OffsetSpec.max_timestamp())
         first = self._listed([topic], OffsetSpec.earliest())
         ends = self._listed([topic], OffsetSpec.latest())
@@ -138,24 +139,26 @@ class TopicsBroker:
             reader.close()
         return None
 
-    def _last(self, reader: Consumer, at: Partition, first: int, end: int) -> Message | None:
+    def _last(
+        self, reader: Consumer, at: Partition, first: int, end: int
+    ) -> tuple[bytes | None, bytes] | None:
         """The last record with a value, looked for from the end backwards."""
         stop, span = end, _TAIL
         while stop > first:
             start = max(first, stop - span)
             with asking(self.name):
-                for messages in reversed(list(fetch(reader, *at, start, stop))):
-                    for message in reversed(messages):
-                        if message.value() is not None:
-                            return message
+                for records in reversed(list(fetch(reader, *at, start, stop))):
+                    valid = np.flatnonzero(records.values.is_valid())
+                    if len(valid):
+                        last = int(valid[-1])
+                        return records.keys[last].as_py(), records.values[last].as_py()
             stop, span = start, span * 8
         return None
 
     def consumer(self) -> Consumer:
-        """A reader of committed records that is assigned, and never goes anywhere by itself."""
+        """A reader of committed records that never goes anywhere by itself."""
         settings = {
             "bootstrap.servers": self.config.bootstrap_servers,
-            "log_level": 0,
             **_TUNING,
             **self.config.config,
             "group.id": self.group,
@@ -165,6 +168,26 @@ class TopicsBroker:
             "auto.offset.reset": "error",
         }
         return Consumer(settings)
+
+    def show(self, position: TopicOffsets) -> None:
+        """Show how far we are as the consumer group's offsets, once a second: nothing here depends
+        on them."""
+        if time.monotonic() - self._shown_s < SHOW_EVERY_S:
+            return
+        self._committer = self._committer or self.broker.committer(self.group)
+        offsets = [
+            TopicPartition(topic, number, at)
+            for topic, ends in position.offsets
+            for number, at in enumerate(ends)
+        ]
+        self._committer.commit(offsets=offsets, asynchronous=True)
+        self._committer.poll(0)
+        self._shown_s = time.monotonic()
+
+    def close(self) -> None:
+        if self._committer is not None:
+            self._committer.close()
+            self._committer = None
 
     def settings(self, topics: Sequence[str]) -> dict[str, Mapping[str, str]]:
         """Each topic's settings, defaults too."""

@@ -10,12 +10,9 @@ disturbed while it was read is not ended: the next one follows in the same trans
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-
-from confluent_kafka import Consumer
 
 from cdc.changes import ChangeBatch
 from cdc.config import LogConfig
@@ -31,9 +28,7 @@ from cdc.source import History, Piece
 from cdc.topics import FENCED
 from cdc.topics.brokers import TopicsBroker, log_config
 from cdc.topics.evolution import extended
-from cdc.topics.poll import offsets_of
 
-COMMIT_EVERY_S = 1.0
 WAIT_S = 0.5
 IDS, SINCE, PART = "topic_ids", "since_us", "part"
 """In a frontier's notes: each topic's id; when the frontiers of the other
@@ -100,8 +95,6 @@ class FencedTopics:
         self._cuts: CutReader | None = None
         self._stand: dict[str, list[int]] = {}
         """Per topic and partition, up to where its records were given out."""
-        self._consumer: Consumer | None = None
-        self._committed_s = 0.0
 
     @property
     def reader(self) -> KafkaReader:
@@ -278,13 +271,8 @@ class FencedTopics:
                     yield batch.changes.conformed(schema)
 
     def acknowledge(self, position: NativePosition) -> None:
-        """Show it as the consumer group's offsets, once a second: nothing here depends on them."""
-        if time.monotonic() - self._committed_s >= COMMIT_EVERY_S:
-            assert isinstance(position, TopicOffsets)
-            self._consumer = self._consumer or self._broker.consumer()
-            self._consumer.commit(offsets=offsets_of(position), asynchronous=True)
-            self._consumer.poll(0)
-            self._committed_s = time.monotonic()
+        assert isinstance(position, TopicOffsets)
+        self._broker.show(position)
 
     def current_position(self) -> TopicOffsets:
         """What the newest frontiers of the other log cover. Raises SourceUnavailable before the
@@ -305,9 +293,7 @@ class FencedTopics:
         return TopicOffsets.of(found)
 
     def close(self) -> None:
-        if self._consumer is not None:
-            self._consumer.close()
-            self._consumer = None
+        self._broker.close()
         if self._reader is not None:
             self._reader.close()
             self._reader = None

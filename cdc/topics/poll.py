@@ -10,24 +10,19 @@ Nothing is skipped: an offset that the broker no longer has is an error, never a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from operator import methodcaller
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import KafkaError
 
 from cdc.errors import SlotError, SourceError, SourceUnavailable, mask_url
-from cdc.log.kafka_records import Fetched
+from cdc.log.kafka_records import Fetched, together
+from cdc.log.librdkafka_consumer import Arrived, Consumer
 from cdc.positions import TopicOffsets
 
 Partition = tuple[str, int]
-MESSAGES = 500
-_TOPIC, _PARTITION, _OFFSET, _STAMP, _KEY, _VALUE = (
-    methodcaller(name) for name in ("topic", "partition", "offset", "timestamp", "key", "value")
-)
+RECORDS_AT_ONCE = 500
+"""They may be large, and a poll is to have about the size that was asked for."""
 OVERHEAD_BYTES = 100
 """Of a record, beside its value: what it costs in memory until it is decoded."""
 
@@ -40,33 +35,9 @@ class Polled:
     moved: bool
 
 
-@dataclass(eq=False)
-class _Column:
-    """The records of one partition as they come."""
-
-    offsets: list[int] = field(default_factory=list)
-    stamps: list[tuple[int, int]] = field(default_factory=list)
-    keys: list[bytes | None] = field(default_factory=list)
-    values: list[bytes | None] = field(default_factory=list)
-
-    def add(self, part: Sequence[Message]) -> None:
-        self.offsets.extend(map(_OFFSET, part))
-        self.stamps.extend(map(_STAMP, part))
-        self.keys.extend(map(_KEY, part))
-        self.values.extend(map(_VALUE, part))
-
-    def fetched(self) -> Fetched:
-        return Fetched(
-            np.array(self.offsets, np.int64),
-            np.array(self.stamps, np.int64)[:, 1] * 1000,
-            pa.array(self.keys, pa.binary()),
-            pa.array(self.values, pa.binary()),
-        )
-
-
 class Poller:
     """Reads with a consumer of its own, which has `auto.offset.reset=error` and tells partitions'
-    ends. For one thread, but for `commit`."""
+    ends. For one thread."""
 
     def __init__(self, consumer: Consumer, source: str) -> None:
         self._consumer, self._source = consumer, source
@@ -74,13 +45,11 @@ class Poller:
 
     def assign(self, start: TopicOffsets) -> None:
         """Begin to read these partitions, each at its offset. May be called again for more."""
-        added = []
-        for topic, ends in start.offsets:
-            for number, at in enumerate(ends):
-                if (topic, number) not in self._next:
-                    self._next[topic, number] = at
-                    added.append(TopicPartition(topic, number, at))
-        self._consumer.incremental_assign(added)
+        given = {(topic, n): at for topic, ends in start.offsets for n, at in enumerate(ends)}
+        added = given.keys() - self._next.keys()
+        self._next = given | self._next
+        if added:
+            self._consumer.assign([(*at, offset) for at, offset in self._next.items()])
 
     @property
     def position(self) -> TopicOffsets:
@@ -92,37 +61,27 @@ class Poller:
 
     def poll(self, max_wait_s: float, max_bytes: int) -> Polled:
         """What has arrived; empty after `max_wait_s`. Raises SourceError."""
-        columns: dict[Partition, _Column] = {}
-        first = self._consumer.poll(max_wait_s)
-        messages = [] if first is None else [first]
-        moved, size = False, 0
-        while messages:
-            moved = True
-            size += self._take(messages, columns)
-            messages = self._consumer.consume(MESSAGES, 0) if size < max_bytes else []
-        return Polled({at: column.fetched() for at, column in columns.items()}, moved)
+        found: dict[Partition, list[Fetched]] = {}
+        arrived = self._taken(max_wait_s)
+        moved, size = bool(arrived), 0
+        while arrived:
+            for each in arrived:
+                at = (each.topic, each.partition)
+                if each.error is not None:
+                    self._event(at, each.next_offset, each.error)
+                else:
+                    found.setdefault(at, []).append(each.records)
+                    self._next[at] = each.next_offset
+                size += OVERHEAD_BYTES * len(each.records) + each.records.nbytes
+            arrived = self._taken(0.0) if size < max_bytes else []
+        return Polled({at: together(parts) for at, parts in found.items()}, moved)
 
-    def _take(self, messages: Sequence[Message], columns: dict[Partition, _Column]) -> int:
-        """Put records where they belong; their size in bytes, keys not counted."""
-        events = [message for message in messages if message.error() is not None]
-        records = messages
-        if events:
-            records = [message for message in messages if message.error() is None]
-        for topic, of_topic in groupby(records, _TOPIC):
-            for number, of_partition in groupby(of_topic, _PARTITION):
-                part = list(of_partition)
-                columns.setdefault((topic, number), _Column()).add(part)
-                self._next[topic, number] = _OFFSET(part[-1]) + 1
-        for event in events:
-            self._event(event)
-        return OVERHEAD_BYTES * len(records) + sum(map(len, records))
+    def _taken(self, max_wait_s: float) -> list[Arrived]:
+        return self._consumer.take(max_wait_s, stamped=True, at_most=RECORDS_AT_ONCE)
 
-    def _event(self, message: Message) -> None:
-        error = message.error()
-        assert error is not None
-        at = (message.topic() or "", message.partition() or 0)
+    def _event(self, at: Partition, offset: int, error: KafkaError) -> None:
         if error.code() == KafkaError._PARTITION_EOF:
-            self._next[at] = max(self._next[at], message.offset() or 0)
+            self._next[at] = max(self._next[at], offset)
             return
         place = f"{at[0]}/{at[1]}" if at[0] else f"source {self._source}"
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
@@ -134,24 +93,12 @@ class Poller:
         kind = SourceUnavailable if error.code() == KafkaError._MAX_POLL_EXCEEDED else SourceError
         raise kind(f"Kafka: {mask_url(str(error))}", where=place, hint="see the broker")
 
-    def commit(self, group_offsets: TopicOffsets) -> None:
-        """Tell the broker how far we are, for people's tools; nothing here depends on it."""
-        self._consumer.commit(offsets=offsets_of(group_offsets), asynchronous=True)
-
     def close(self) -> None:
         self._consumer.close()
 
 
 _GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 _PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
-
-
-def offsets_of(position: TopicOffsets) -> Sequence[TopicPartition]:
-    return [
-        TopicPartition(topic, number, at)
-        for topic, ends in position.offsets
-        for number, at in enumerate(ends)
-    ]
 
 
 def lost(where: str, offset: int, source: str) -> SlotError:

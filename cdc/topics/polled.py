@@ -35,7 +35,6 @@ from cdc.topics.poll import Partition, Polled, Poller, lost
 
 LOOK_EVERY_S = 5.0
 SNAPSHOT_WAIT_S = 0.5
-COMMIT_EVERY_S = 1.0
 IDS = "topic_ids"
 """In a frontier's notes: the id of each topic."""
 
@@ -54,7 +53,7 @@ class PolledTopics:
         self._poller: Poller | None = None
         self._kept: dict[str, tuple[int, ...]] = {}
         self._deleted: dict[Partition, bytes | None] = {}
-        self._looked_s = self._committed_s = 0.0
+        self._looked_s = 0.0
 
     def tables(self) -> Mapping[str, TableSchema]:
         topics = {table: topic for topic, table in self.names().items()}
@@ -83,7 +82,7 @@ class PolledTopics:
             (now,) = self.broker.described([topic])
             ends = self.broker.offsets([now], OffsetSpec.latest())
             newest = self.broker.newest(now)  # after `ends`: nothing before them is newer
-            key, value = (None, None) if newest is None else (newest.key(), newest.value())
+            key, value = newest or (None, None)
             found = described(self.settings(topic), key, value, self.schema_of_id)
             if found is None:
                 return None
@@ -378,10 +377,7 @@ class PolledTopics:
         return Piece((), 0, position, 0, whole=False, resume=self._notes(), truncated=(table,))
 
     def acknowledge(self, position: NativePosition) -> None:
-        """Show it as the consumer group's offsets, once a second: nothing here depends on them."""
-        if self._poller is not None and time.monotonic() - self._committed_s >= COMMIT_EVERY_S:
-            self._poller.commit(_offsets(position))
-            self._committed_s = time.monotonic()
+        self.broker.show(_offsets(position))
 
     def current_position(self) -> TopicOffsets:
         topics = self.broker.described(list(self.names()))
@@ -391,6 +387,7 @@ class PolledTopics:
         if self._poller is not None:
             self._poller.close()
             self._poller = None
+        self.broker.close()
         if self._ids is not None:
             self._ids.close()
             self._ids = None

@@ -18,13 +18,13 @@ from cdc.formats.records import Records
 from cdc.log.api import LogBatch
 from cdc.log.kafka import KafkaLog
 from cdc.log.kafka_client import Broker
-from cdc.log.kafka_fetch import Fetcher
 from cdc.log.kafka_producer import KafkaProducer, fencing_producer
 from cdc.log.kafka_records import encoded
 from cdc.log.kafka_send import Sender
 from cdc.log.kafka_tables import Tables
 from cdc.log.schema_topic import SchemaTopic
 from tests.fix_log import OTHER, SPEC, TOPIC, changes, frontier, ids_of, notes_by_id, read_all
+from tests.services.kafka_messages import messages
 
 pytestmark = pytest.mark.service
 
@@ -156,10 +156,8 @@ def test_a_compacted_topic(config: LogConfig) -> None:
 
 def events_of(config: LogConfig, topic: str) -> list[dict[str, object]]:
     """The values of a topic's records."""
-    broker = Broker(config)
-    (end,) = broker.end_offsets(topic, 1)
-    fetched = Fetcher(broker).fetch(topic, 0, 0, end)
-    return [json.loads(m.value() or b"null") for messages in fetched for m in messages]
+    found = messages(config.bootstrap_servers, config.topic_prefix + topic)
+    return [json.loads(message.value() or b"null") for message in found]
 
 
 def test_transactions_are_described(config: LogConfig) -> None:

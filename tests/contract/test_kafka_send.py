@@ -22,12 +22,12 @@ from cdc.formats import murmur2
 from cdc.formats.records import Records
 from cdc.log import kafka_send
 from cdc.log.kafka_client import Broker
-from cdc.log.kafka_fetch import Fetcher
 from cdc.log.kafka_producer import fencing_producer
 from cdc.log.kafka_send import Sender, send_now
 from cdc.log.librdkafka import Batch, Producer
 from demo.server_process import free_port, wait_until
 from tests.fix_log import kafka_config
+from tests.services.kafka_messages import messages
 
 Pair = tuple[bytes | None, bytes | None]
 
@@ -84,15 +84,14 @@ def committed(
 
 def read(broker: Broker) -> list[list[tuple[int, Pair]]]:
     """Per partition, the offset of every committed record, and the record."""
-    with closing(Fetcher(broker)) as fetcher:
-        return [
-            [
-                (message.offset() or 0, (message.key(), message.value()))
-                for messages in fetcher.fetch(TOPIC, number, 0, end)
-                for message in messages
-            ]
-            for number, end in enumerate(broker.end_offsets(TOPIC, PARTITIONS))
+    name = broker.name(TOPIC)
+    return [
+        [
+            (message.offset() or 0, (message.key(), message.value()))
+            for message in messages(broker.config.bootstrap_servers, name, number)
         ]
+        for number in range(PARTITIONS)
+    ]
 
 
 def test_nulls_and_empty_items(broker: Broker) -> None:
