@@ -33,6 +33,8 @@ from cdc.log.librdkafka_consumer import Consumer
 
 Partition = tuple[str, int]
 _SUFFIX = ".frontier"
+_TAIL = 64
+"""Offsets among which there is a record, whatever else stands at a partition's end."""
 
 
 def await_markers(broker: Broker, last: Mapping[Partition, int]) -> None:
@@ -119,7 +121,8 @@ class _Tails:
         consumer = broker.consumer(isolation="read_uncommitted")
         try:
             for (topic, number), each in ranges.items():
-                for records in fetch(consumer, broker.name(topic), number, each.start, each.end):
+                start = max(each.start, each.end - _TAIL)
+                for records in fetch(consumer, broker.name(topic), number, start, each.end):
                     last = records.keys[-1].as_py(), records.values[-1].as_py()
                     self.last[topic, number] = last
         finally:
