@@ -17,7 +17,7 @@ from cdc.mysql.evolution import Evolution, as_table
 from cdc.mysql.rows import TableDecoder, compile_table
 from cdc.mysql.side_effects import SideEffects
 from cdc.mysql.statements import is_strict, updated_databases
-from cdc.mysql.table_maps import resolve, table_map
+from cdc.mysql.table_maps import resolve, table_map, table_name
 from cdc.mysql.tables import MyTable
 from cdc.positions import NativePosition
 from cdc.schema import TableSchema
@@ -114,10 +114,11 @@ class CapturedTables:
     def on_table_map(self, event: bytes) -> TableDecoder | None:
         """How the rows behind a table map are read; None: not captured. Raises SnapshotNeeded
         and SchemaChanged."""
-        found = table_map(event, mariadb=self.mariadb)
-        known = self.evolution.schemas.get(found.name)
+        # The columns of tables that are not captured may be of types that nobody knows.
+        known = self.evolution.schemas.get(table_name(event))
         if known is None:
             return None
+        found = table_map(event, mariadb=self.mariadb)
         if not found.named and self.evolution.is_touched(found.name):
             # The catalog may be ahead of the rows; read again, both are of one position.
             raise SnapshotNeeded(

@@ -18,7 +18,7 @@ import pymysql
 
 from cdc.errors import SourceError
 from cdc.mysql.columns import INFO_COLUMNS, InfoRow, column
-from cdc.mysql.connection import Connection, Row, is_mariadb, query
+from cdc.mysql.connection import Connection, Row, internals, is_mariadb, query
 from cdc.mysql.tables import MyColumn, MyTable
 from cdc.positions import BinlogPosition, GtidSet, MariaGtid, NativePosition
 
@@ -194,10 +194,10 @@ def with_gtids(connection: Connection, point: BinlogPoint) -> BinlogPoint | None
 
 
 def master_status(connection: Connection) -> Row:
-    try:
-        rows = query(connection, "SHOW MASTER STATUS")
-    except pymysql.err.ProgrammingError:  # gone in MySQL 8.4
-        rows = query(connection, "SHOW BINARY LOG STATUS")
+    """Where the binlog ends. The statement's name since MySQL 8.2; 8.4 has no other."""
+    version = parse_version(str(internals(connection).server_version))
+    renamed = not is_mariadb(connection) and version >= (8, 2, 0)
+    rows = query(connection, "SHOW BINARY LOG STATUS" if renamed else "SHOW MASTER STATUS")
     if not rows:
         raise SourceError("the server has no binlog", hint="start it with log_bin, and restart")
     return rows[0]

@@ -224,9 +224,10 @@ def _registered(connection: Connection) -> list[tuple[int, str]]:
 
 
 def _is_replica(connection: Connection, server: Server) -> bool:
-    statement = "SHOW ALL SLAVES STATUS" if server.mariadb else "SHOW REPLICA STATUS"
+    older = "SHOW ALL SLAVES STATUS" if server.mariadb else "SHOW SLAVE STATUS"
+    renamed = not server.mariadb and server.version >= (8, 0, 22)
     try:
-        return bool(query(connection, statement))
+        return bool(query(connection, "SHOW REPLICA STATUS" if renamed else older))
     except pymysql.Error:  # not for this user: then it is not known
         return False
 

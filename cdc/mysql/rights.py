@@ -1,7 +1,7 @@
 """What the user of a source may do, found out by doing it where that is harmless.
 
     reading the binlog   registering as a replica, on a connection of its own that ends at once
-    its newest point     SHOW MASTER STATUS
+    its newest point     SHOW BINARY LOG STATUS, or what it was called
     the global lock      the grants, for which there is nothing harmless to do
     rows of a table      reading none of them
 

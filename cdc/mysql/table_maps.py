@@ -66,6 +66,15 @@ class TableMap:
     named: bool
 
 
+def table_name(event: bytes) -> str:
+    """`database.table` of a TABLE_MAP, without a look at its columns. BadData when malformed."""
+    try:
+        reader = Reader(event, _BODY)
+        return f"{_name(reader)}.{_name(reader)}"
+    except (BadData, ValueError, IndexError) as error:
+        raise malformed("a table map that cannot be read", event) from error
+
+
 def table_map(event: bytes, *, mariadb: bool) -> TableMap:
     """TABLE_MAP (its number: events.table_id). Equal events give the same object, so that what
     follows from one can be kept by it. BadData when it is malformed."""
@@ -166,8 +175,10 @@ def _typed(kinds: Sequence[MyType], optional: _Optional, mariadb: bool) -> list[
         own = [number for number in labelled if kinds[number].code == code]
         lists = _label_lists(optional.get(field, b""))
         for number, labels in zip(own, lists, strict=False):
-            codec = charset_of(found[number].collation).codec or "utf-8"
-            texts = tuple(label.decode(codec) for label in labels)
+            collation = found[number].collation
+            codec = (charset_of(collation).codec if collation else None) or "utf-8"
+            errors = "strict" if collation else "replace"
+            texts = tuple(label.decode(codec, errors) for label in labels)
             found[number] = replace(found[number], labels=texts)
     return found
 
@@ -250,9 +261,26 @@ def _completed(found: TableMap, known: MyTable | None) -> MyTable:
 def _with_known(column: MyColumn, known: MyColumn | None) -> MyColumn:
     if known is None:
         return column
-    same = _same(column.kind, known.kind, typed=True) and column.kind.labels == known.kind.labels
+    told = _told(column.kind, known.kind)
+    same = _same(told, known.kind, typed=True) and told.labels == known.kind.labels
     kind = _form(column.kind, known.kind) if same else column.kind
     return replace(column, kind=kind, generated=known.generated, default=known.default)
+
+
+def _told(found: MyType, known: MyType) -> MyType:
+    """With the collation of ENUM and SET, which the first releases of MySQL 8.0 do not tell: then
+    labels that are not UTF-8 are taken for the known ones."""
+    if found.code not in _LABELLED or found.collation:
+        return found
+    labels = tuple(
+        own if _UNREADABLE in label else label
+        for label, own in zip(found.labels, known.labels, strict=False)
+    )
+    labels += found.labels[len(labels) :]
+    return replace(found, collation=known.collation, labels=labels)
+
+
+_UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 def _form(found: MyType, known: MyType) -> MyType:

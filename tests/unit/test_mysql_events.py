@@ -235,3 +235,12 @@ def test_the_older_form_of_a_time_is_read_as_such_and_declared_as_today(named: b
         older = MyColumn("at", MyType(FieldType.DATETIME, digits), True)
         assert resolved.columns == (older,)
         assert table_schema(resolved, "null") == table_schema(known, "null")
+
+
+def test_labels_whose_character_set_is_not_told() -> None:
+    """As by the first releases of MySQL 8.0."""
+    (told, *_) = [e for e in of_kind(MYSQL, Kind.TABLE_MAP) if b"\x0a\x01\x08" in e]
+    known = table_maps.resolve(table_maps.table_map(told, mariadb=False), None)
+    assert "ü" in {label for column in known.columns for label in column.kind.labels}
+    untold = table_maps.table_map(told.replace(b"\x0a\x01\x08", b""), mariadb=False)
+    assert table_maps.resolve(untold, known) == known

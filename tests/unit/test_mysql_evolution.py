@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from cdc.errors import SchemaChanged, SnapshotNeeded, SourceError
+from cdc.errors import BadData, SchemaChanged, SnapshotNeeded, SourceError
 from cdc.mysql.binlog import Tables, decode
 from cdc.mysql.captured import CapturedTables
 from cdc.mysql.events import Kind
@@ -334,3 +334,14 @@ def test_numbers_of_tables_are_forgotten_between_transactions() -> None:
     tables.by_id.update({number.to_bytes(6, "little"): None for number in range(5000)})
     decode(found, tables, None, reached(GtidSet()))
     assert len(tables.by_id) == 1
+
+
+def test_the_columns_of_tables_that_are_not_captured_need_not_be_understood() -> None:
+    event = next(e for e in captured_events(MYSQL) if e[4] == Kind.TABLE_MAP)
+    unreadable = event[:-20]
+    found = resolve(table_map(event, mariadb=False), None)
+    captured = CapturedTables(Evolution("shop", {}, "null"), mariadb=False)
+    assert captured.on_table_map(unreadable) is None
+    captured.begin({found.name: table_schema(found, "null")})
+    with pytest.raises(BadData, match="cannot be read"):
+        captured.on_table_map(unreadable)
