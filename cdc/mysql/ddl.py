@@ -48,10 +48,12 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Created:
-    """CREATE TABLE. `anew`: OR REPLACE, an older one of that name is gone with its rows."""
+    """CREATE TABLE. `anew`: OR REPLACE, an older one of that name is gone with its rows; `acting`:
+    with a foreign key that changes its rows (ON DELETE CASCADE, …)."""
 
     table: str
     anew: bool = False
+    acting: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,7 @@ def _create(reader: _Reader) -> Iterator[Statement]:
     if reader.accept("TABLE"):
         reader.skip("IF", "NOT", "EXISTS")
         table = reader.table()
-        yield Created(table, anew)
+        yield Created(table, anew, _has_foreign_action(reader))
         if _Token("word", "SELECT") in (replace(t, text=t.upper) for t in reader.tokens):
             yield RowsAsSql("CREATE TABLE … SELECT", (table,))
         return
@@ -340,7 +342,7 @@ def _clause(found: Altered, clause: _Reader) -> Altered:
     verb = clause.next().upper
     following = clause.here.upper
     reason = _CHANGES_ROWS.get(f"{verb} {following}") or _CHANGES_ROWS.get(verb)
-    if _FOREIGN_ACTION.search(" ".join(t.upper for t in clause.tokens if t.kind == "word")):
+    if _has_foreign_action(clause):
         # From now on; a snapshot begins with looking for such keys, and refuses them.
         reason = "a foreign key with an action was added"
     if reason:
@@ -364,6 +366,11 @@ def _clause(found: Altered, clause: _Reader) -> Altered:
         clause.skip("IF", "EXISTS")
         return replace(found, dropped=(*found.dropped, clause.name()))
     return found
+
+
+def _has_foreign_action(reader: _Reader) -> bool:
+    words = " ".join(token.upper for token in reader.tokens if token.kind == "word")
+    return _FOREIGN_ACTION.search(words) is not None
 
 
 def _definitions(clause: _Reader) -> Iterator[tuple[str, Added]]:

@@ -98,8 +98,8 @@ class Evolution:
                     emptied += self._captured(table)
                 case ddl.Dropped():
                     emptied += self._dropped(found)
-                case ddl.Created(table, anew):
-                    emptied += self._created(table, anew)
+                case ddl.Created():
+                    emptied += self._created(found)
                 case ddl.Renamed(pairs):
                     self._renamed(pairs)
                 case ddl.Altered():
@@ -150,18 +150,20 @@ class Evolution:
         self._gone.update(names)
         return names
 
-    def _created(self, table: str, anew: bool) -> list[str]:
+    def _created(self, found: ddl.Created) -> list[str]:
         """Without OR REPLACE a table that exists stays what it is (IF NOT EXISTS)."""
-        known = self._captured(table)
+        known = self._captured(found.table)
         if not known:
-            self.made[self._stored(table)] = True
-        names = [n for n in known if anew or n in self._gone]
+            self.made[self._stored(found.table)] = True
+        names = [n for n in known if found.anew or n in self._gone]
         for name in names:
+            if found.acting:
+                raise _again(name, "it was made again with a foreign key that changes its rows")
             self._gone.discard(name)
             self._pending[name] = _Pending({}, anew=True)
             if self.defaults is not None:
                 self.defaults.made_anew(name)
-        return names if anew else []
+        return names if found.anew else []
 
     def _renamed(self, pairs: Sequence[tuple[str, str]]) -> None:
         taken = [n for _, new in pairs for n in self._captured(new)]

@@ -12,7 +12,7 @@ from cdc.errors import SourceError, SourceUnavailable
 from cdc.mysql.catalog import BinlogPoint, Server, read_named, server
 from cdc.mysql.connection import Connection, close, connect, source_errors
 from cdc.mysql.read_views import begin_view, pin
-from cdc.mysql.table_reader import ReadTable, read_rows
+from cdc.mysql.table_reader import ReadTable, TableAltered, read_rows
 from cdc.mysql.types import ZeroDates, arrow_type
 from cdc.positions import NativePosition
 from cdc.schema import TableSchema
@@ -30,7 +30,8 @@ class ReadAt:
 
     def table(self, schema: TableSchema) -> Iterator[pa.RecordBatch]:
         """The rows of the table that `schema` names, with its columns. SourceError when the table
-        is gone, or no longer has them in those types."""
+        is gone, or no longer has them in those types; SourceUnavailable when it was altered after
+        `position`."""
         with source_errors(self.url):
             table = read_named(self.catalog, [schema.name]).get(schema.name)
             if table is None:
@@ -43,7 +44,15 @@ class ReadAt:
                         where=schema.name,
                         hint="let the capture come past that change",
                     )
-            yield from read_rows(self.connection, ReadTable(table, schema, self.zero_dates))
+            try:
+                yield from read_rows(self.connection, ReadTable(table, schema, self.zero_dates))
+            except TableAltered as error:
+                raise SourceUnavailable(
+                    f"the table was altered or emptied after {self.position}, where it was to be "
+                    "read",
+                    where=schema.name,
+                    hint="run the command again: it reads the table as it is then",
+                ) from error
 
 
 @contextmanager

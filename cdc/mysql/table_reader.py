@@ -51,7 +51,7 @@ class Tables:
 
 
 class TableAltered(SourceUnavailable):
-    """A table was altered after the read view began: the snapshot must begin anew."""
+    """A table was altered after the read view began: another one must be."""
 
 
 @contextmanager
@@ -63,9 +63,9 @@ def altered(table: str) -> Iterator[None]:
         if error_number(error) != _ALTERED:
             raise
         raise TableAltered(
-            "the table was altered or truncated while the snapshot began",
+            "the table was altered or truncated before its rows were read",
             where=table,
-            hint="the snapshot begins anew: nothing was published",
+            hint="they are read anew",
         ) from error
 
 

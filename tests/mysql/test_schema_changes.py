@@ -160,15 +160,22 @@ def test_stops(shop: Capture, statement: str, said: str) -> None:
     assert isinstance(error, SchemaChanged) and said in error.what
 
 
-def test_stops_where_a_foreign_key_begins_to_change_rows(shop: Capture) -> None:
+ACTING = {
+    "added": ["ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES t (id) ON DELETE CASCADE"],
+    "made_again": [
+        "DROP TABLE t",
+        f"{TABLE[:-1]}, FOREIGN KEY (a) REFERENCES t (id) ON DELETE CASCADE)",
+        "INSERT INTO t (id) VALUES (1), (2)",
+    ],
+}
+
+
+@pytest.mark.parametrize("how", ACTING)
+def test_stops_where_a_foreign_key_begins_to_change_rows(shop: Capture, how: str) -> None:
     """Both rows go, and the binlog has one delete."""
     with shop.running() as agent:
         agent.caught_up()
-        shop.sql(
-            "ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES t (id) ON DELETE CASCADE",
-            "UPDATE t SET a = 1 WHERE id = 2",
-            "DELETE FROM t WHERE id = 1",
-        )
+        shop.sql(*ACTING[how], "UPDATE t SET a = 1 WHERE id = 2", "DELETE FROM t WHERE id = 1")
         error = agent.failed()
     assert isinstance(error, SourceError)
     assert "ON DELETE CASCADE" in error.what

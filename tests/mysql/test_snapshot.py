@@ -628,3 +628,15 @@ def test_a_malformed_row_is_no_row(row: bytes) -> None:
     assert decode_result(decoder, packets(good)).to_pylist() == [{"id": 1, "note": "ab"}]
     with pytest.raises(BadData, match="does not fit"):
         decode_result(decoder, packets(good, row))
+
+
+@pytest.mark.service
+def test_a_table_that_is_altered_while_it_is_compared(my_database: MyDatabase) -> None:
+    my_database.sql("CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+    with closing(connect(my_database.url)) as connection:
+        (table,) = read_named(connection, [f"{my_database.name}.t"]).values()
+    schema = table_schema(table, "null")
+    with snapshot_at_now(my_database.url, "null") as read:
+        my_database.sql("TRUNCATE t")
+        with pytest.raises(SourceUnavailable, match="run the command again"):
+            list(read.table(schema))

@@ -27,6 +27,10 @@ CASES: list[tuple[str, tuple[Statement, ...]]] = [
     ("drop database if exists `x``y`", (Dropped("x`y."),)),
     ("CREATE TABLE t (id INT) ENGINE=InnoDB", (Created("d.t"),)),
     ("CREATE TABLE IF NOT EXISTS e.t LIKE u", (Created("e.t"),)),
+    (
+        "CREATE TABLE t (a int REFERENCES r (id) ON DELETE CASCADE)",
+        (Created("d.t", acting=True),),
+    ),
     ("create or replace table t (a int)", (Created("d.t", True),)),
     ("CREATE TEMPORARY TABLE t (a int)", ()),
     (
