@@ -13,13 +13,17 @@ pytest.register_assert_rewrite(*pytest_plugins)  # one of them may import anothe
 
 SERVICES = {
     *("postgres", "own_postgres", "postgres_major", "kafka_bootstrap", "connect", "flink"),
-    *("elasticsearch_url", "own_elasticsearch", "elasticsearch_version", "secured_elasticsearch"),
+    *("elasticsearch_url", "elasticsearch_version", "secured_elasticsearch"),
     *("redis_url", "own_redis", "forgetful_redis", "redis_flavour"),
     *("schema_registry", "own_registry", "own_kafka", "secure_kafka"),
     *("mysql", "mariadb", "my_server", "own_mysql", "own_mariadb", "new_my_server"),
 }
 VERSIONS = {"postgres_major", "elasticsearch_version", "redis_flavour"}
 SHARED = {"postgres", "kafka_bootstrap", "elasticsearch_url", "redis_url", "mysql", "mariadb"}
+HEAVY = (
+    *("elasticsearch", "secured_elasticsearch", "kafka", "own_kafka", "secure_kafka"),
+    *("mysql", "mariadb"),
+)
 STORES = {"postgres": "postgres", "elasticsearch": "elasticsearch_url", "redis": "redis_url"}
 """Tests over every kind of store ask for the server's fixture by the parameter's value."""
 
@@ -53,7 +57,7 @@ def _xdist_group(used: set[str]) -> str | None:
         return "compose"
     if used & {"schema_registry", "own_registry"}:
         return "kafka"
-    for heavy in ("elasticsearch", "kafka", "own_kafka", "secure_kafka", "mysql", "mariadb"):
+    for heavy in HEAVY:
         if any(name.startswith(heavy) for name in used):
             return heavy
     return None

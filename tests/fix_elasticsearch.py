@@ -1,8 +1,8 @@
 """Real Elasticsearch servers for tests.
 
     elasticsearch_url       function: URL of a shared server, emptied after the test
-    own_elasticsearch       function: a private server that the test may stop and start again
-    secured_elasticsearch   module: a private server that asks for a user or an API key
+    secured_elasticsearch   module: a private server that asks for a user or an API key; a test may
+                            stop it and start it again
     elasticsearch_version   a server of the oldest version (slow); the shared one has the newest
                             that a JDK here runs
 
@@ -64,12 +64,6 @@ def elasticsearch_server(request: pytest.FixtureRequest) -> Iterator[str]:
 def elasticsearch_url(elasticsearch_server: str) -> Iterator[str]:
     yield elasticsearch_server
     _empty(elasticsearch_server)
-
-
-@pytest.fixture
-def own_elasticsearch() -> Iterator[ElasticsearchServer]:
-    with _private() as server:
-        yield server
 
 
 @pytest.fixture(scope="module", params=runnable_versions()[:1])

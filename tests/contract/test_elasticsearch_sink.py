@@ -455,16 +455,19 @@ def test_an_index_that_somebody_deletes_is_made_and_loaded_again(
 
 
 @pytest.mark.slow
-def test_a_server_that_is_restarted(tmp_path: Path, own_elasticsearch: ElasticsearchServer) -> None:
-    case = StoreCase("elasticsearch", own_elasticsearch.url)
+def test_a_server_that_is_restarted(
+    tmp_path: Path, secured_elasticsearch: ElasticsearchServer
+) -> None:
+    url = secured_elasticsearch.url.replace("//", f"//admin:{PASSWORD}@")
+    case = StoreCase("elasticsearch", url, prefix="restarted-")
     config = config_for(tmp_path, case, ITEMS)
     with closing(Shop(config, ITEMS)) as shop, delivering(config, shop):
         position = shop.put("public.items", [item(1)])
         wait(lambda: says(config, position=str(position)))
-        own_elasticsearch.stop()
+        secured_elasticsearch.stop()
         position = shop.put("public.items", [item(1, "while it was away"), item(2)])
         wait(lambda: says(config, state="retrying"))
-        own_elasticsearch.start()
+        secured_elasticsearch.start()
         wait(lambda: says(config, position=str(position), state="running"), 120)
         assert stored(config) == [item(1, "while it was away"), item(2)]
 
