@@ -20,8 +20,9 @@ demo: $(DEMO_STAMP)
 	$(BIN)/python -m demo.run
 
 # loadgroup: tests that share a heavy server (tests/conftest.py) run in one worker.
+# Three workers on CI's two cores: a test often waits for a server, and another has the core then.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 test-fast: $(DEV_STAMP)
 	$(BIN)/python -m pytest -n 2 -m "not service and not slow and not crash"
