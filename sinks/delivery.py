@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from cdc.captured import Beginning, listed
+from cdc.config import SourceConfig
 from cdc.config_yaml import nearest
 from cdc.cuts import Cut, CutReader, DeletesGone, TopicReplaced
 from cdc.errors import SinkError, StoreUnavailable
@@ -50,8 +52,8 @@ class Feed:
     name: str
     inputs: tuple[tuple[str, str, str], ...]
     """(input name, topic, frontier name)"""
-    listed: frozenset[str] = frozenset()
-    """Topics of tables that their source will have, as the file lists them."""
+    sources: Mapping[str, SourceConfig] = field(default_factory=dict)
+    """The sources among the frontiers' names."""
 
     def topics(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -136,24 +138,26 @@ class Delivery:
     def _await_topics(self, stop: Stop) -> bool:
         """Wait until every input's topic exists; False: told to stop before. Raises SinkError for
         one that its source will never make."""
-        names = list(self._feed.topics())
+        names, beginning = list(self._feed.topics()), Beginning()
         while not stop():
             missing = {topic for _, topic, _ in self._feed.inputs} - set(self._reader.topics())
             if not missing:
                 return True
-            self._refuse_unknown(missing)
+            self._refuse_unknown(missing, beginning)
             self._progress.waiting(sorted(missing))
             self._reader.wait(names, IDLE_S)
         return False
 
-    def _refuse_unknown(self, missing: Collection[str]) -> None:
-        """A source's first frontier names all of its tables' topics."""
+    def _refuse_unknown(self, missing: Collection[str], beginning: Beginning) -> None:
+        """A source's first frontier names all of its tables' topics (cdc.captured)."""
         for name, topic, source in self._feed.inputs:
-            # A view's topic has its frontier's name.
-            if topic not in missing or topic == source or topic in self._feed.listed:
+            config = self._feed.sources.get(source)
+            if topic not in missing or config is None or topic in listed(config):
                 continue
             newest = self._reader.newest_frontier(source)
-            known = newest.schema_versions if newest is not None else {}
+            if newest is None or beginning.allows_for_more(config, newest):
+                continue
+            known = newest.schema_versions
             if known and topic not in known:
                 raise SinkError(
                     f"source '{source}' does not capture '{name}'",

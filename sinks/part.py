@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from cdc.captured import listed
 from cdc.cli.parts import SinksPart, Stop
 from cdc.config import Config
 from cdc.errors import CdcError, CheckFailed, ConfigError
@@ -117,8 +116,8 @@ def feed_of(config: Config, sink: str) -> Feed:
     """The topics that the sink's `from:` names."""
     settings = config.sinks[sink]
     inputs = tuple((name, *_topic(config, settings.place, name)) for name in settings.inputs)
-    known = [listed(config.sources[name]) for _, _, name in inputs if name in config.sources]
-    return Feed(sink, inputs, frozenset().union(*known))
+    sources = {name: config.sources[name] for _, _, name in inputs if name in config.sources}
+    return Feed(sink, inputs, sources)
 
 
 def _topic(config: Config, place: object, name: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
-from cdc.captured import captured
+from cdc.captured import Beginning, captured
 from cdc.changes import ChangeBatch
 from cdc.cli.parts import Stop
 from cdc.config import Config
@@ -91,9 +91,9 @@ def _planned(
     """The group's plans and tables, as soon as all tables are in the log; None: stopped before.
     Raises ViewError for a view that never ran, or when there is none left."""
     mine = {name: view for name, view in config.views.items() if view.group == group}
-    own = replace(config, views=mine)
+    own, beginning = replace(config, views=mine), Beginning()
     while not stop():
-        known = captured(reader, config.sources)
+        known = captured(reader, config.sources, beginning)
         tables = known.tables
         refused: dict[str, ViewError] = {}
         plans = plan_views(own, tables, refused, partial(_check_topic, reader, reader.topics()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cdc.capture.part import make_source
-from cdc.captured import captured
+from cdc.captured import Beginning, captured
 from cdc.cli import parts
 from cdc.cli.output import say
 from cdc.config import Config, SinkConfig
@@ -92,12 +92,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
 def known_tables(config: Config) -> dict[str, TableSchema]:
     """The log's tables, and for sources that are not in it yet (or not fully) the source's own."""
     with opened_log(config) as (_, reader):
-        known = captured(reader, config.sources)
+        known = captured(reader, config.sources, Beginning())
     found = dict(known.tables)
     for name in config.sources.keys() - known.complete:
         try:
             with opened_source(config, name) as source:
-                found |= {f"{name}.{table}": schema for table, schema in source.tables().items()}
+                own = {f"{name}.{table}": schema for table, schema in source.tables().items()}
+                found = own | found
         except SourceError as error:
             say(f"{name}: {error.what}")
             if not any(topic.startswith(f"{name}.") for topic in found):

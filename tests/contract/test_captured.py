@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from cdc.captured import Captured, captured
+from cdc import captured as module
+from cdc.captured import Beginning, Captured, captured
 from cdc.config import LogConfig, Place, SourceConfig
 from cdc.log.api import Log, Producer, Reader
 from cdc.log.open import open_log
@@ -37,10 +38,13 @@ def producer(log: Log) -> Iterator[Producer]:
         yield opened
 
 
-def known(reader: Reader, *tables: str) -> Captured:
+LONG_AGO = Beginning(0)
+
+
+def known(reader: Reader, *tables: str, beginning: Beginning = LONG_AGO) -> Captured:
     place = Place("connectors.yaml", 1, 1)
     source = SourceConfig("shop", "postgres", "", tables, "initial", "s", "p", place)
-    return captured(reader, {"shop": source})
+    return captured(reader, {"shop": source}, beginning)
 
 
 def announce(producer: Producer) -> None:
@@ -63,6 +67,23 @@ def test_a_source_is_complete_once_it_has_named_its_tables(
     assert (set(found.tables), set(found.complete)) == (BOTH, {"shop"})
     assert known(reader, "public.*", "public.orders").complete == {"shop"}
     assert known(reader, "public.orders", "public.added_to_the_file").complete == frozenset()
+
+
+def test_a_source_with_patterns_may_find_more_when_it_begins(
+    producer: Producer, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer.create_topics([SPEC])
+    versions = {SPEC.name: SPEC.schema.version}
+    producer.append([], [replace(frontier(0), schema_versions=versions)])
+    beginning = Beginning()
+    assert known(reader, "public.orders", beginning=beginning).complete == {"shop"}
+    assert known(reader, "public.*", beginning=beginning).complete == frozenset()
+    producer.append([], [replace(frontier(1), schema_versions=versions)])
+    assert known(reader, "public.*", beginning=beginning).complete == {"shop"}
+    later = Beginning()
+    assert known(reader, "public.*", beginning=later).complete == frozenset()
+    monkeypatch.setattr(module, "GRACE_S", 0.0)
+    assert known(reader, "public.*", beginning=later).complete == {"shop"}
 
 
 @pytest.mark.parametrize("question", ["topics", "newest_frontiers", "schema"])

@@ -205,3 +205,40 @@ def kill(user: User, source: str) -> None:
 
     user.eventually(pid)
     os.kill(pid(), signal.SIGKILL)
+
+
+STOCK = """\
+sources:
+  stock: {{type: mariadb, url: '{url}', tables: ['*'], server_id: {server_id}}}
+views:
+  cheap: {{sql: 'SELECT id, price FROM stock.items WHERE price < 5'}}
+  {more}
+sinks:
+  duck: {{type: sql, url: 'duckdb:///duck.duckdb', from: [{inputs}]}}
+"""
+MORE = (
+    "branded: {sql: 'SELECT i.id, b.name FROM stock.items i JOIN stock.brands b ON b.id = i.brand'}"
+)
+
+
+def test_a_table_that_is_made_and_used_while_nobody_captures(user: User, mariadb: MyServer) -> None:
+    """A pattern of the source means it; the frontier of the time before does not name it."""
+    stock = mariadb.new_database()
+    stock.sql(
+        "CREATE TABLE items (id INT PRIMARY KEY, price INT, brand INT)",
+        "INSERT INTO items VALUES (1, 3, 7), (2, 9, 8)",
+    )
+    file = user.directory / "connectors.yaml"
+    settings = {"url": stock.url, "server_id": random.Random().randint(2**31, 2**32 - 1)}
+    file.write_text(STOCK.format(**settings, more="", inputs="cheap"))
+    user.catch_up()
+    stock.sql(
+        "CREATE TABLE brands (id INT PRIMARY KEY, name VARCHAR(20))",
+        "INSERT INTO brands VALUES (7, 'seven'), (8, 'eight')",
+    )
+    file.write_text(STOCK.format(**settings, more=MORE, inputs="cheap, branded, stock.brands"))
+    user.catch_up()
+    found = user.query("SELECT id, name FROM branded ORDER BY id", sink="duck")
+    assert found == [{"id": 1, "name": "seven"}, {"id": 2, "name": "eight"}]
+    assert len(user.query("SELECT id FROM brands", sink="duck")) == 2
+    stock.drop()
