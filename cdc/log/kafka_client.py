@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import (
@@ -258,8 +259,9 @@ class Broker:
 
         return self.answer(ask, ", ".join(topics))
 
-    def create(self, topic: str, partitions: int, settings: dict[str, str]) -> None:
-        """Make a topic unless it exists, and wait until the broker knows it."""
+    def create(self, topic: str, partitions: int, settings: dict[str, str]) -> tuple[str, int]:
+        """Make a topic unless it exists, and wait until the broker knows it; (topic id,
+        partitions)."""
         copies = self.config.replication_factor or -1
         wanted = NewTopic(self.name(topic), partitions, copies, config=settings)
 
@@ -278,7 +280,7 @@ class Broker:
                     raise
 
         self.answer(ask, topic)
-        self._until(lambda: self.describe(topic) is not None, topic)
+        return self._until(lambda: self.describe(topic), topic)
 
     def record_bytes_max(self, topic: str) -> int:
         """The largest record, with all that is sent around it, that client and topic let pass."""
@@ -314,14 +316,19 @@ class Broker:
                 if error.args[0].code() not in NO_TOPIC:
                     raise translated(error, ", ".join(topics)) from error
         for topic in topics:
-            self._until(lambda topic=topic: self.describe(topic) is None, topic)
+            self._until(partial(self._is_gone, topic), topic)
 
-    def _until(self, holds: Any, topic: str) -> None:
+    def _is_gone(self, topic: str) -> bool:
+        return self.describe(topic) is None
+
+    def _until(self, ask: Callable[[], _Answer | None], topic: str) -> _Answer:
+        """What `ask` answers when it is no longer nothing."""
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
-        while not holds():
+        while not (answer := ask()):
             if time.monotonic() > deadline:
                 raise LogError("the broker does not finish its work on the topic", where=topic)
             time.sleep(0.02)
+        return answer
 
     def compacted(self) -> dict[str, str]:
         """Settings of table, view and frontier topics (SEMANTICS 4, 15)."""

@@ -137,8 +137,8 @@ class KafkaProducer:
         for spec in specs:
             if spec.name in self._topics:
                 continue
-            self._broker.create(spec.name, spec.partitions, self._broker.compacted())
-            topic_id, partitions = self._broker.describe(spec.name) or ("", 0)
+            settings = self._broker.compacted()
+            topic_id, partitions = self._broker.create(spec.name, spec.partitions, settings)
             entry = self._tables.entry(topic_id)
             if entry is None:
                 entry = self._claim(spec, topic_id, partitions)
