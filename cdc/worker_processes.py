@@ -59,7 +59,7 @@ class Worker:
         if len(head) < HEAD.size:
             raise _ended()
         kind, length = HEAD.unpack(head)
-        body = bytearray(length)
+        body = pa.allocate_buffer(length)
         view, at = memoryview(body), 0
         while at < length:
             count = self.stdout.readinto(view[at:])  # type: ignore[attr-defined]
@@ -68,7 +68,7 @@ class Worker:
             at += count
         if kind == ERROR:
             raise _error_of(body)
-        return kind, pa.py_buffer(body)
+        return kind, body
 
     def expect(self, kind: bytes) -> pa.Buffer:
         """The body of the next message, which must be of that kind."""
@@ -170,7 +170,7 @@ def _ended() -> SourceUnavailable:
     )
 
 
-def _error_of(body: bytes | bytearray) -> CdcError:
+def _error_of(body: pa.Buffer) -> CdcError:
     error, what, where, hint = pickle.loads(body)
     found: CdcError = error(what, where=where, hint=hint)
     return found

@@ -54,6 +54,11 @@ def _wrapping(schema: Schema) -> tuple[str, str]:
     return f'{{"schema":{_compact(connect_json(schema))},"payload":', "}"
 
 
+@lru_cache(maxsize=1024)
+def _name(name: str) -> str:
+    return _compact(name)
+
+
 def _compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
@@ -124,7 +129,7 @@ def _write_struct(fragments: _Fragments, schema: Schema, values: Structs) -> Non
         return
     lead = "{"
     for name, inner in schema.fields:
-        fragments.constant(f"{lead}{_compact(name)}:")
+        fragments.constant(f"{lead}{_name(name)}:")
         _write(fragments, inner, values.fields[name])
         lead = ","
     fragments.constant("}" if schema.fields else "{}")
@@ -151,6 +156,8 @@ def _texts(schema: Schema, values: pa.Array) -> pa.Array:
         return _in_marks(escaped(values))
     if schema.type == "bytes":
         return _in_marks(json_scalars.printed(values))
+    if schema.type == "boolean":
+        return pc.if_else(values, "true", "false")
     if schema.type not in ("float", "double"):
         return values.cast(pa.string())
     texts = json_scalars.printed(values)
