@@ -23,6 +23,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from bench.measure import peak_rss_mib
+from cdc.arrow_memory import lean_environment
 from cdc.capture.agent import run_capture
 from cdc.config import LogConfig, MySqlConfig, Place, SourceConfig
 from cdc.config_mysql import derived_server_id
@@ -115,6 +116,7 @@ def _start(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env=lean_environment(),  # as `cdc run` starts it
     )
 
 

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from cdc.arrow_memory import lean_environment
 from cdc.errors import CdcError, SourceError, SourceUnavailable
 
 HEAD = struct.Struct(">cQ")
@@ -89,6 +90,7 @@ def launch(module: str, count: int) -> list[Worker]:
         [sys.executable, "-m", module, *pairs],
         pass_fds=[descriptor for pair in theirs for descriptor in pair],
         process_group=0,
+        env=lean_environment(),
     )
     for descriptor in (d for pair in theirs for d in pair):
         os.close(descriptor)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cdc.arrow_memory import lean_environment
 from cdc.cli.restart import Attempts, Ending, RestartPolicy, after, ending
 
 STOP_GRACE_S = 30.0
@@ -112,6 +113,7 @@ class Supervisor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            env=lean_environment() if connector.kind == "source" else None,
         )
         threading.Thread(target=self._pass_on, args=(connector, child.process), daemon=True).start()
 

@@ -26,7 +26,7 @@ import pymysql
 from cdc.mysql.connection import Connection, internals
 from cdc.ragged import PAD, Bytes, Int64s
 
-PIECE_BYTES = 4 * 2**20
+PIECE_BYTES = 2 * 2**20
 """Row data handed on at once: large enough for vectors, small enough for the caches."""
 ROOM_BYTES = 2**20
 _PREPARE, _EXECUTE, _CLOSE = 0x16, 0x17, 0x19
