@@ -10,17 +10,20 @@ producer needs, over the very library that confluent-kafka brings and has loaded
 
 The consumer, cdc.log.librdkafka_consumer, shares what stands in front of them.
 
-librdkafka copies what it takes before the call returns (RD_KAFKA_MSG_F_COPY), and calls nothing of
-ours back: reports wait in its queue until they are asked for.
+librdkafka copies keys before the call returns. The values of an idempotent producer, which are ten
+times as long, it reads where they are until it has reported their record (no RD_KAFKA_MSG_F_COPY),
+so the producer holds a batch's memory until then. It calls nothing of ours back: reports wait in
+its queue until they are asked for.
 """
 
 from __future__ import annotations
 
 import ctypes
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from ctypes import c_char_p, c_int, c_int32, c_int64, c_size_t, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -167,6 +170,36 @@ class Report:
     error: KafkaError | None
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What librdkafka still reads values from: per topic and partition, the memory of each batch
+    and how many of its records have no report yet, in the order in which they are written. Records
+    that fail stay counted: what is behind them is held for longer, until none is on its way."""
+
+    batches: dict[tuple[str, int], deque[tuple[object, int]]] = field(default_factory=dict)
+
+    def add(self, topic: str, partition: int, memory: object, count: int) -> None:
+        self.batches.setdefault((topic, partition), deque()).append((memory, count))
+
+    def taken(self, topic: str, partition: int, count: int) -> None:
+        """Of the last batch only so many were taken."""
+        mine = self.batches[topic, partition]
+        memory, _ = mine.pop()
+        if count:
+            mine.append((memory, count))
+
+    def written(self, report: Report) -> None:
+        mine, done = self.batches[report.topic, report.partition], report.count
+        while done:
+            memory, count = mine.popleft()
+            if count > done:
+                mine.appendleft((memory, count - done))
+            done -= min(count, done)
+
+    def drop_all(self) -> None:
+        self.batches.clear()
+
+
 class Producer:
     """For one thread. What goes wrong is a KafkaException, as with confluent-kafka's."""
 
@@ -176,7 +209,12 @@ class Producer:
         self._client = made(PRODUCER, {**settings, **needed}, _DELIVERY_REPORT)
         self._queue: int = _queue_get_main(self._client)
         self._topics: dict[str, int] = {}
-        self._end = weakref.finalize(self, _ended, self._client, self._queue, self._topics)
+        self._held = _Held()
+        # Without idempotence records may be written, and reported, out of order.
+        self._flags = 0 if settings.get("enable.idempotence") is True else _COPY
+        self._end = weakref.finalize(
+            self, _ended, self._client, self._queue, self._topics, self._held
+        )
         self._end.atexit = False
 
     def __len__(self) -> int:
@@ -192,13 +230,17 @@ class Producer:
             if not found:
                 raise KafkaException(KafkaError(last_error(), topic))
             self._topics[topic] = found
+        if not len(self):
+            self._held.drop_all()
         messages = np.ascontiguousarray(batch.messages)
-        taken = _produce_batch(found, partition, _COPY, messages.ctypes.data, len(messages))
+        self._held.add(topic, partition, batch.memory, len(messages))
+        taken = _produce_batch(found, partition, self._flags, messages.ctypes.data, len(messages))
         if taken == len(messages):
             return taken
         errors = messages["err"]
         first = int(np.flatnonzero(errors != _TAKEN)[0])
         left = errors[first:]
+        self._held.taken(topic, partition, taken)
         if not ragged.every(left == KafkaError._QUEUE_FULL):
             raise KafkaException(self._cause(int(left[left != KafkaError._QUEUE_FULL][0])))
         return first
@@ -210,9 +252,12 @@ class Producer:
         if not event:
             return None
         try:
-            return _report(event)
+            report = _report(event)
         finally:
             _event_destroy(event)
+        if report is not None and report.error is None:
+            self._held.written(report)
+        return report
 
     def purge(self) -> None:
         """Give up every record that has not been acknowledged; their reports say so."""
@@ -270,8 +315,8 @@ def made(kind: int, settings: Mapping[str, Any], events: int) -> int:
     return int(client)
 
 
-def _ended(client: int, queue: int, topics: dict[str, int]) -> None:
-    """What belongs to a client goes before it."""
+def _ended(client: int, queue: int, topics: dict[str, int], held: _Held) -> None:
+    """What belongs to a client goes before it; what it may read from, behind it."""
     for topic in topics.values():
         topic_destroy(topic)
     queue_destroy(queue)

@@ -167,6 +167,27 @@ def test_a_record_that_is_too_large(broker: Broker) -> None:
     assert [pair for _, pair in read(broker)[0]] == numbered(2)
 
 
+def test_values_may_be_forgotten_when_they_were_sent(broker: Broker) -> None:
+    """librdkafka reads them where they are: the producer holds them until they are written."""
+    with closing(fencing_producer(broker, "a")) as producer:
+        sender = Sender(producer)
+        before = pa.total_allocated_bytes()
+        producer.begin_transaction()
+        for part in range(20):
+            pairs: list[Pair] = [
+                (b"%d" % row, b"%08d" % (part * 2000 + row)) for row in range(2000)
+            ]
+            sender.send(broker.name(TOPIC), records(pairs), 1)
+            overwritten = pa.array([b"x" * 8] * 2000, pa.binary())
+        held = pa.total_allocated_bytes() - before - overwritten.nbytes
+        assert sender.flush(BOUND_S) == 0
+        assert held > 0 and pa.total_allocated_bytes() - before - overwritten.nbytes < 4096
+        producer.commit_transaction(BOUND_S)
+        committed(broker, producer, [records(numbered(1))], 1)
+    found = [value for _, (_, value) in read(broker)[0]]
+    assert found[:-1] == [b"%08d" % number for number in range(40_000)]
+
+
 def test_given_up_and_aborted(broker: Broker) -> None:
     with closing(fencing_producer(broker, "a")) as producer:
         sender = Sender(producer)
