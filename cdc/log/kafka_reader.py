@@ -32,7 +32,7 @@ from cdc.log.schema_topic import SchemaTopic
 from cdc.schema import TableSchema
 
 DECODE_ROWS = 16_384
-DECODE_BYTES = 3 << 20
+DECODE_BYTES = 8 << 20
 """How many records are decoded at once: many enough for what a step costs whatever its size, few
 enough for the processor's cache."""
 ASK_FOR_SETTINGS_EVERY_S = 60.0
