@@ -194,7 +194,7 @@ class Delivery:
                 self._progress.idle(cuts.waiting_for)
                 continue
             took_s = self._step(chunk, cut, cuts, stop)
-            time.sleep(min(took_s * self._sink.rest_ratio, REST_S_MAX))
+            _pause(min(took_s * self._sink.rest_ratio, REST_S_MAX), stop)
 
     def _begin(self, stored: SinkPosition | None) -> None:
         """Go on from the stored position, or decide for a load or a reload from offset zero."""
