@@ -23,7 +23,7 @@ from cdc.cli.progress import SnapshotProgress
 from cdc.cli.reporting import is_alive, read_status, run_dir
 from cdc.cli.run import stop_on_signals
 from cdc.config import Config, SinkConfig
-from cdc.errors import CheckFailed, ConfigError
+from cdc.errors import CheckFailed, ConfigError, Fenced
 from cdc.log.api import Log
 
 POLL_S = 0.05
@@ -80,19 +80,26 @@ def _reload(config: Config, group: str, log: Log, stopping: threading.Event) -> 
     views = parts.views()
     views.request_reload(config, group)
     try:
-        if _is_maintained(config, group):
+        if _is_maintained(config, group) or not _reloaded_here(config, group, log, stopping):
             _wait(config, group, stopping)
-        else:
-            views.maintain(
-                config,
-                group,
-                log,
-                lambda: stopping.is_set() or not views.reload_stands(config, group),
-            )
         if stopping.is_set():
             raise CheckFailed("interrupted before the rebuild began: the sink is untouched")
     finally:
         views.request_reload(config, group, withdraw=True)
+
+
+def _reloaded_here(config: Config, group: str, log: Log, stopping: threading.Event) -> bool:
+    """Compute the views in this process; False: a maintainer was started meanwhile, and does it."""
+    views = parts.views()
+
+    def done() -> bool:
+        return stopping.is_set() or not views.reload_stands(config, group)
+
+    try:
+        views.maintain(config, group, log, done)
+    except Fenced:
+        return False
+    return True
 
 
 def _wait(config: Config, group: str, stopping: threading.Event) -> None:

@@ -54,7 +54,9 @@ def fetch_all(consumer: Consumer, ranges: Sequence[Range]) -> dict[Range, list[F
                 if at in open_at:
                     each, wait = open_at[at]
                     wait.note(arrived)
-                    found[each].append(_within(arrived, *each[2:]))
+                    records = _within(arrived, *each[2:])
+                    if len(records):
+                        found[each].append(records)
                     if wait.is_over:
                         del open_at[at]
             for _, wait in open_at.values():

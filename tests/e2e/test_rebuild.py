@@ -77,6 +77,10 @@ def test_a_maintainer_killed_during_its_reload_does_it_again(house: House) -> No
     house.start_all()
     house.caught_up()
     house.restart(VIEWS, fault="view.before_append:3")
+    maintainer = house.children[VIEWS]
+    house.work_until(
+        lambda: house.is_owner(VIEWS) or not maintainer.is_alive, "the maintainer to work"
+    )
     house.command("rebuild", DUCK[1], "--view")
     house.dies(VIEWS)
     house.start(VIEWS)
