@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException
 from cdc.log.kafka_client import Broker
 from cdc.log.kafka_producer import fencing_producer
 from cdc.log.kafka_ranges import fetch_all
+from cdc.log.kafka_records import together
 from cdc.log.kafka_send import Sender, send_now
 from cdc.log.librdkafka_consumer import Arrived, Consumer
 from tests.fix_log import kafka_config
@@ -204,6 +205,6 @@ def test_ranges_of_which_one_has_nothing_but_a_marker(broker: Broker, consumer: 
     fill(broker, [((topic, 0), [(b"k", b"%d" % n) for n in range(3)]) for topic in TOPICS])
     one, two = (broker.name(topic) for topic in TOPICS)
     found = fetch_all(consumer, [(one, 0, 1, 3), (two, 0, 3, 4)])
-    (records,) = found[one, 0, 1, 3]
+    records = together(found[one, 0, 1, 3])
     assert (records.offsets.tolist(), records.values.to_pylist()) == ([1, 2], [b"1", b"2"])
     assert found[two, 0, 3, 4] == []
