@@ -42,10 +42,12 @@ class Beginning:
 
 @dataclass(frozen=True)
 class Captured:
-    """`tables` by topic (`source.schema.table`); `complete`: the sources that have no others."""
+    """`tables` by topic (`source.schema.table`); `complete`: the sources that have no others, but
+    for those that `may_find_more`."""
 
     tables: dict[str, TableSchema]
     complete: frozenset[str]
+    may_find_more: frozenset[str] = frozenset()
 
 
 def listed(source: SourceConfig) -> frozenset[str]:
@@ -63,6 +65,10 @@ def captured(reader: Reader, sources: Mapping[str, SourceConfig], beginning: Beg
         for name, newest in frontiers.items()
         if newest is not None
         and newest.schema_versions.keys() | listed(sources[name]) <= set(topics)
-        and not beginning.allows_for_more(sources[name], newest)
     )
-    return Captured({topic: reader.schema(topic) for topic in topics}, complete)
+    more = frozenset(
+        name
+        for name, newest in frontiers.items()
+        if newest is not None and beginning.allows_for_more(sources[name], newest)
+    )
+    return Captured({topic: reader.schema(topic) for topic in topics}, complete, more)

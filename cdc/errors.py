@@ -108,6 +108,10 @@ class Unsupported(ViewError):
     """SQL that is refused rather than answered wrongly."""
 
 
+class UnknownTable(ViewError):
+    """SQL names a table that nobody has captured, yet."""
+
+
 class SinkError(CdcError):
     """The downstream store refuses."""
 

@@ -25,7 +25,7 @@ from cdc.changes import ChangeBatch
 from cdc.cli.parts import Stop
 from cdc.config import Config
 from cdc.cuts import Cut, CutReader, DeletesGone, TopicReplaced
-from cdc.errors import ViewError
+from cdc.errors import UnknownTable, ViewError
 from cdc.log.api import Log, Producer, Reader
 from cdc.schema import TableSchema
 from compaction.runs import Run
@@ -99,7 +99,8 @@ def _planned(
         plans = plan_views(own, tables, refused, partial(_check_topic, reader, reader.topics()))
         if not refused:
             return Planned(plans, tables, refused)
-        if known.complete == config.sources.keys():
+        unknown = any(isinstance(error, UnknownTable) for error in refused.values())
+        if known.complete == config.sources.keys() and not (unknown and known.may_find_more):
             ran = [n for n in refused if reader.newest_frontier(f"view.{n}") is not None]
             fatal = [error for name, error in refused.items() if name not in ran or not plans]
             if fatal:

@@ -94,7 +94,7 @@ def known_tables(config: Config) -> dict[str, TableSchema]:
     with opened_log(config) as (_, reader):
         known = captured(reader, config.sources, Beginning())
     found = dict(known.tables)
-    for name in config.sources.keys() - known.complete:
+    for name in (config.sources.keys() - known.complete) | known.may_find_more:
         try:
             with opened_source(config, name) as source:
                 own = {f"{name}.{table}": schema for table, schema in source.tables().items()}

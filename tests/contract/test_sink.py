@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cdc import captured
 from cdc.changes import D, U
 from cdc.config import Config
 from cdc.errors import CdcError, Fenced, SinkError
@@ -385,8 +386,9 @@ def test_a_removed_sink_can_be_run_again(config: Config, shop: Shop) -> None:
 
 
 def test_a_misspelt_table_is_an_error_once_the_tables_are_known(
-    store: StoreCase, tmp_path: Path
+    store: StoreCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(captured, "GRACE_S", 0.5)  # the source writes nothing more
     config = config_for(tmp_path, store, replace(ITEMS, name="public.itms"))
     with closing(Shop(config, ITEMS, SUMS)) as shop, closing(sink_of(config, "warehouse")) as sink:
         progress = Progress("warehouse", shop.log, status_file(config, "warehouse"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from sqlglot import exp
 
-from cdc.errors import ViewError
+from cdc.errors import UnknownTable, ViewError
 from cdc.schema import TableSchema
 from views.plan import Field
 from views.sql.parse import SqlText
@@ -72,7 +72,8 @@ class Catalog:
         shown = {self._short(t): t for t in known}
         near = difflib.get_close_matches(name, [*shown, *known], 3, 0.5)
         hint = ("did you mean " + ", ".join(near) + "?") if near else _listing(sorted(shown))
-        return text.failed(node, f"there is no captured table or view {name}", hint)
+        error = text.failed(node, f"there is no captured table or view {name}", hint)
+        return UnknownTable(error.what, where=error.where, hint=error.hint)
 
     def _full(self, source: str, table: str) -> str:
         return f"{source}.{self.schemas.get(source, DEFAULT_SCHEMA)}.{table}"
