@@ -71,6 +71,7 @@ _NOT_YET = (
     KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.NETWORK_EXCEPTION,
     KafkaError.REQUEST_TIMED_OUT,
+    KafkaError._WAIT_COORD,
 )
 """What a broker that starts again, or a topic that was just made, answers for a while."""
 _NEVER_MS = 2**53
@@ -369,6 +370,17 @@ def translated(error: KafkaException, place: str) -> LogError:
         where=place,
         hint="see log.bootstrap_servers and the broker",
     )
+
+
+def cause_of(error: Exception) -> int | None:
+    """The code of the Kafka error that it was made of."""
+    cause = error.__cause__
+    return int(cause.args[0].code()) if isinstance(cause, KafkaException) else None
+
+
+def passes(error: Exception) -> bool:
+    """Whether this is a LogError because the brokers were away, and they may come back."""
+    return cause_of(error) in _NOT_YET and not isinstance(error, LogRefused)
 
 
 def _described(future: Future[TopicDescription]) -> tuple[str, int] | None:

@@ -21,7 +21,7 @@ from cdc.changes import ChangeBatch, concat_rows
 from cdc.errors import LogError
 from cdc.frontiers import Frontier
 from cdc.log.api import DeadLetter, Horizon, LogBatch
-from cdc.log.kafka_client import LETTERS, Broker, Kept
+from cdc.log.kafka_client import LETTERS, NO_TOPIC, Broker, Kept, cause_of
 from cdc.log.kafka_fetch import Fetcher
 from cdc.log.kafka_letters import read_letter
 from cdc.log.kafka_records import Fetched, TopicEntry, decoded, together
@@ -117,10 +117,11 @@ class KafkaReader:
                 ids[name] = described[0]
         try:
             ends = self._broker.newest_ends([f"{name}.frontier" for name in ids])
-        except LogError:
+        except LogError as error:
             for name in ids:
                 del self._known[f"{name}.frontier"]
-            if all(self._described(f"{name}.frontier") for name in ids):
+            away = cause_of(error) not in NO_TOPIC
+            if away or all(self._described(f"{name}.frontier") for name in ids):
                 raise
             return self.newest_frontiers(names)  # one of the topics is gone
         found = {name: self._newest_at(name, ids[name], ends[f"{name}.frontier"]) for name in ids}

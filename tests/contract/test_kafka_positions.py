@@ -12,8 +12,10 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from cdc.config import LogConfig
 from cdc.log.kafka import KafkaLog
+from cdc.log.kafka_positions import CLOSE_TIMEOUT_S
 from tests.contract.test_kafka_log import abort_records
 from tests.fix_log import SPEC, TOPIC, changes, frontier, kafka_config
+from tests.services.kafka import Broker
 
 pytestmark = [pytest.mark.service, pytest.mark.xdist_group("kafka")]
 
@@ -64,3 +66,22 @@ def test_a_topic_that_was_removed(kafka_bootstrap: str, tmp_path: Path) -> None:
         log.remove("shop")
         log.record_positions("duck", {(TOPIC, 0): 3})
         assert log.positions("duck").get((TOPIC, 0), 3) == 3
+
+
+def test_brokers_that_are_away(own_kafka: Broker, tmp_path: Path) -> None:
+    """What is recorded meanwhile waits for them, the newest of it; who ends does not."""
+    config = kafka_config(own_kafka.bootstrap, tmp_path)
+    with closing(KafkaLog(config)) as log, closing(log.producer("shop")) as producer:
+        producer.create_topics([SPEC])
+        producer.append([(TOPIC, changes([1, 2, 3]))], [frontier(1)])
+        log.record_positions("duck", {(TOPIC, 0): 1})
+        assert log.positions("duck") == {(TOPIC, 0): 1}
+        own_kafka.shut_down()
+        with closing(KafkaLog(config)) as leaving:
+            leaving.record_positions("mirror", {(TOPIC, 0): 1})
+            began_s = time.monotonic()
+        assert time.monotonic() - began_s < CLOSE_TIMEOUT_S + 2.0
+        for at in range(3):
+            log.record_positions("duck", {(TOPIC, 0): at})
+        own_kafka.start()
+        assert log.positions("duck") == {(TOPIC, 0): 2}
