@@ -2,7 +2,7 @@
 
 KIND is source, views (NAME is the group), sink or compaction. The process ends
 
-- on SIGTERM, after the work in hand, with 0;
+- on SIGTERM, after the work in hand, with 0, unless the log is away;
 - when its parent is gone (its stdin, a pipe that the parent holds open, ends; on Linux the kernel
   sends SIGTERM as well), in the same way;
 - on an error, which it writes to its status file and to stderr, with a status of
@@ -20,6 +20,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from contextlib import closing
 from pathlib import Path
@@ -31,11 +32,13 @@ from cdc.cli.restart import Exit, exit_of
 from cdc.config import Config
 from cdc.config_load import load
 from cdc.errors import CdcError, mask_url
+from cdc.log.api import Log
 from cdc.log.open import open_log
 
 OURS = ("cdc", "compaction", "sinks", "views")
 KINDS = ("source", "views", "sink", "compaction")
 ORPHAN_GRACE_S = 20.0
+LOOK_EVERY_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -89,12 +92,24 @@ def run_connector(
         parts.compaction().run(config, stop)
         return
     with closing(open_log(config.log)) as log:
+        leave = threading.Thread(target=_leave, args=(log, stopping, report), daemon=True)
+        leave.start()
         if kind == "source":
             run_source(config, name, log, stop, report)
         elif kind == "views":
             parts.views().maintain(config, name, log, stop)
         else:
             parts.sinks().deliver(config, name, log, stop)
+
+
+def _leave(log: Log, stopping: threading.Event, report: Reporter) -> None:
+    """Told to stop, do not wait for a log that is away with the work in hand: the next process does
+    that again, as after a crash."""
+    stopping.wait()
+    while not log.is_away():
+        time.sleep(LOOK_EVERY_S)
+    report.close("unavailable")
+    os._exit(Exit.UNAVAILABLE)
 
 
 def _stop_on_signals() -> threading.Event:

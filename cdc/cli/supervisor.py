@@ -100,7 +100,9 @@ class Supervisor:
                 child.process.kill()
                 returncode = child.process.wait()
             # Ended by the signal itself: it was still starting, and had begun nothing.
-            orderly = orderly and (returncode == -signal.SIGTERM or ending(returncode) == "done")
+            # What is away keeps it from finishing, and takes nothing from the next start.
+            ended = ending(returncode) in ("done", "unavailable")
+            orderly = orderly and (returncode == -signal.SIGTERM or ended)
             self._release(child)
         return orderly
 

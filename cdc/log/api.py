@@ -214,6 +214,10 @@ class Log(Protocol):
         (append time of the oldest frontier that it may resume from); None: it needs none."""
         ...
 
+    def is_away(self) -> bool:
+        """Whether nobody answers who keeps the log; may be asked by any thread."""
+        ...
+
     def consumers(self) -> list[str]:
         """Everybody who recorded positions or a floor, sorted."""
         ...

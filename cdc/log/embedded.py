@@ -50,6 +50,9 @@ class EmbeddedLog:
     def reader(self) -> EmbeddedReader:
         return EmbeddedReader(self._layout)
 
+    def is_away(self) -> bool:
+        return False
+
     def consumers(self) -> list[str]:
         return self._layout.consumer_names()
 

@@ -35,6 +35,9 @@ class KafkaLog:
     def reader(self) -> KafkaReader:
         return KafkaReader(self._broker)
 
+    def is_away(self) -> bool:
+        return self._broker.is_away()
+
     def consumers(self) -> list[str]:
         self._broker.reach()
         self._offsets.settle()

@@ -43,6 +43,7 @@ _NO_TOPIC_NAME = re.compile("[^a-zA-Z0-9._-]")
 REQUEST_TIMEOUT_S = 30.0
 ATTEMPT_TIMEOUT_S = 10.0
 """One request may be lost with its connection, and is then waited for in vain."""
+AWAY_AFTER_S = 5.0
 _MEET_S = 2.0
 RETRY_EVERY_S = 0.05
 MESSAGE_BYTES_MAX = 1_000_000
@@ -139,6 +140,14 @@ class Broker:
         except KafkaException as error:
             raise unreachable(error.args[0], self.config) from error
         self._reached = True
+
+    def is_away(self) -> bool:
+        """Whether no broker answers now."""
+        try:
+            self.admin.list_topics(timeout=AWAY_AFTER_S)
+        except KafkaException as error:
+            return bool(error.args[0].code() in _NOT_YET)
+        return False
 
     def producer(self, settings: dict[str, Any] | None = None) -> Producer:
         """An idempotent producer (acks=all); what the configuration says goes before our tuning,

@@ -77,6 +77,7 @@ def test_brokers_that_are_away(own_kafka: Broker, tmp_path: Path) -> None:
         log.record_positions("duck", {(TOPIC, 0): 1})
         assert log.positions("duck") == {(TOPIC, 0): 1}
         own_kafka.shut_down()
+        assert log.is_away()
         with closing(KafkaLog(config)) as leaving:
             leaving.record_positions("mirror", {(TOPIC, 0): 1})
             began_s = time.monotonic()

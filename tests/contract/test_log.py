@@ -275,6 +275,7 @@ def test_positions(log: Log, producer: Producer) -> None:
     log.record_positions("warehouse", {(TOPIC, 0): 18, (OTHER.name, 0): 3})
     assert log.positions("warehouse") == {(TOPIC, 0): 18, (OTHER.name, 0): 3}
     assert "warehouse" in log.consumers()
+    assert not log.is_away()
     log.remove("warehouse")
     assert log.positions("warehouse") == {}
 

@@ -3,6 +3,7 @@ stops for good, and afterwards every sink equals the source (see house.py)."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.service, pytest.m
 
 SEED = 20_261_121
 NAMES = ("shop", "views main", "duck", "mirror")
+AWAY_S = 3.0
+"""Long enough for all to wait for the broker."""
+STOP_S = 15.0
+"""Shorter than what a connector waits for the broker."""
 
 
 @pytest.fixture
@@ -34,7 +39,8 @@ def assert_it_went_on(run: Child) -> None:
 
 
 def test_the_broker_is_killed_and_then_away(house: House, own_kafka: Broker) -> None:
-    """Killed under load, nobody starts again; away until all have noticed, all do."""
+    """Killed under load, nobody starts again; away until all have noticed, all do; and who is told
+    to end does not wait for it."""
     run = house.run("on")
     house.work(50)
     house.check(verify=False)
@@ -50,4 +56,8 @@ def test_the_broker_is_killed_and_then_away(house: House, own_kafka: Broker) -> 
     house.work(30)
     house.check()
     assert_it_went_on(run)
+    own_kafka.shut_down()
+    house.work_for(AWAY_S)
+    told_s = time.monotonic()
     house.stop_all()
+    assert time.monotonic() - told_s < STOP_S, run.said()
