@@ -181,7 +181,7 @@ class _Recorder:
                 return
             failed = error
         with self._changed:
-            self._failed = failed
+            self._failed = failed or self._failed
             if self._wanted[consumer] is positions:
                 del self._wanted[consumer]
             self._changed.notify_all()
