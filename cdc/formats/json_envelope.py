@@ -28,7 +28,7 @@ from cdc.formats.json_shape import Path
 from cdc.ragged import Bools, Int64s
 from cdc.schema import TableSchema
 
-_CHUNK_BYTES = 4 << 20
+_CHUNK_BYTES = 6 << 20
 _STRING, _LONG = Schema("string"), Schema("int64")
 _SOURCE_FIELDS = {"sequence": json_read.ESCAPED, "ts_us": _LONG, "ts_ms": _LONG}
 """In the order of reading; ts_ms only where ts_us, which is younger, is not there."""

@@ -5,9 +5,7 @@ where the fetch's answer was unpacked. So
 
 1.  the structs are gathered from where they stand, as one array;
 2.  messages of one partition that follow each other are one run;
-3.  keys and values are read as an Arrow array of values and the gaps between them, piece by piece
-    of memory that was unpacked together, and copied; where such pieces have a few messages only,
-    one by one;
+3.  keys and values are read as an Arrow array of values and what stands between them, and copied;
 4.  the messages are given back.
 """
 
@@ -44,14 +42,11 @@ from cdc.log.librdkafka import (
 )
 from cdc.ragged import Int64s
 
-RECORDS_AT_ONCE = 8_000
+RECORDS_AT_ONCE = 16_384
 _HOLDING_THE_GIL = ctypes.PyDLL(cimpl.__file__)
 """For calls that take less time than letting other threads run meanwhile."""
-_FAR_BYTES = 1 << 20
-"""Between two messages that were unpacked together lies less than that, or nobody gains by reading
-them together."""
 _FEW = 8
-"""Messages of a piece, on average, below which they are copied one by one."""
+"""Up to here messages are copied one by one."""
 
 _NONE = Fetched(np.zeros(0, np.int64), np.zeros(0, np.int64), *(2 * [pa.array([], pa.binary())]))
 
@@ -206,7 +201,9 @@ def _error(struct: np.void) -> KafkaError:
 
 
 def _fetched(structs: npt.NDArray[np.void], pointers: Sequence[int], stamped: bool) -> Fetched:
-    keys, values = _copied(structs)
+    fields = ("key", "key_bytes", "value", "value_bytes")
+    key, key_bytes, value, value_bytes = (structs[name].astype(np.int64) for name in fields)
+    keys, values = _copied(key, key_bytes), _copied(value, value_bytes)
     stamps_us = np.zeros(len(structs), np.int64)
     if stamped or values.null_count:
         stamps_ms = map(_timestamp, pointers, repeat(None))
@@ -214,34 +211,27 @@ def _fetched(structs: npt.NDArray[np.void], pointers: Sequence[int], stamped: bo
     return Fetched(structs["offset"].copy(), stamps_us, keys, values)
 
 
-def _copied(structs: npt.NDArray[np.void]) -> tuple[pa.Array, pa.Array]:
-    """Keys and values; address 0 is a null."""
-    fields = ("key", "key_bytes", "value", "value_bytes")
-    key, key_bytes, value, value_bytes = (structs[name].astype(np.int64) for name in fields)
-    first = np.where(key != 0, key, value)
-    end = np.where(value != 0, value + value_bytes, key + key_bytes)
-    far = first[1:] - end[:-1]
-    cuts = np.flatnonzero((far < 0) | (far > _FAR_BYTES)) + 1
-    if (len(cuts) + 1) * _FEW > len(structs):
-        return _one_by_one(key, key_bytes), _one_by_one(value, value_bytes)
-    parts: tuple[list[pa.Array], list[pa.Array]] = ([], [])
-    for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(structs)], strict=True):
-        low = int(first[start])
-        memory = np.frombuffer(pa.foreign_buffer(low, int(end[stop - 1]) - low), np.uint8)
-        for found, at, size in ((parts[0], key, key_bytes), (parts[1], value, value_bytes)):
-            found.append(_binary(memory, low, at[start:stop], size[start:stop]))
-    keys, values = map(pa.concat_arrays, parts)
-    return keys, values
-
-
-def _binary(memory: ragged.Bytes, low: int, at: Int64s, size: Int64s) -> pa.Array:
-    """The items of one piece of memory, which begins at address `low`."""
-    starts, valid = at - low, at != 0
-    if ragged.every(valid):
-        return ragged.binary(ragged.Slices(memory, starts, size))
-    # A null stands where the item before it ends.
-    ends = np.maximum.accumulate(np.where(valid, starts + size, 0))
-    return ragged.binary(ragged.Slices(memory, np.where(valid, starts, ends), size, valid))
+def _copied(at: Int64s, size: Int64s) -> pa.Array:
+    """The items at these addresses, of which 0 is a null. They are every second item of an Arrow
+    array over the memory from the lowest to the highest; the others, between them, are never looked
+    at, and may end before they begin."""
+    here = at != 0
+    if len(at) <= _FEW or not ragged.some(here):
+        return _one_by_one(at, size)
+    valid = None if ragged.every(here) else here
+    at = at if valid is None else np.where(valid, at, at[valid][0])
+    low, high = int(at.min()), int((at + size).max())
+    places = np.empty(2 * len(at) + 1, np.int64)
+    np.subtract(at, low, out=places[0:-1:2])
+    np.add(places[0:-1:2], size, out=places[1::2])
+    # By the ends of all Arrow guesses how much it will copy.
+    places[-1] = places[0] + 2 * int(size.sum())
+    memory = pa.foreign_buffer(low, max(high - low, int(places[-1])))
+    buffers = [None, pa.py_buffer(places), memory]
+    items = pa.Array.from_buffers(pa.large_binary(), 2 * len(at), buffers)
+    _, _, data = items.take(pa.array(np.arange(0, 2 * len(at), 2))).buffers()
+    offsets = pa.py_buffer(ragged.offsets_of(size))
+    return pa.Array.from_buffers(pa.binary(), len(at), [ragged.bitmap(valid), offsets, data])
 
 
 def _one_by_one(at: Int64s, size: Int64s) -> pa.Array:
