@@ -234,7 +234,9 @@ def _variable(slices: Slices, kind: pa.DataType) -> pa.Array:
     offsets = np.empty(2 * count + 1, np.int64 if wide else np.int32)
     offsets[0:-1:2] = slices.start
     np.add(slices.start, slices.length, out=offsets[1::2], casting="unsafe")
-    offsets[-1] = offsets[-2]
+    # By the ends of all Arrow guesses how much it will copy, and it would be much of the buffer.
+    guess = int(slices.start[0]) + 2 * int(slices.length.sum())
+    offsets[-1] = min(guess, len(slices.buffer))
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(slices.buffer)]
     both = pa.Array.from_buffers(
         pa.large_binary() if wide else pa.binary(), len(offsets) - 1, buffers
