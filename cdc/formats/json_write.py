@@ -10,7 +10,7 @@
 With `schemas` every record is {"schema": …, "payload": …}, the schema a constant of the batch.
 
 A record is fragments, constants and columns in turn, joined by Arrow in one pass; structs that are
-in every row are part of their parent's fragments, and where a string column has no null, so are
+in every row are part of their parent's fragments, and where a column of strings has no null, so are
 its quotation marks.
 """
 
@@ -34,6 +34,8 @@ from cdc.json_strings import escaped
 _NULLS_AS_NULL = pc.JoinOptions("replace", "null")
 _NULLS_STAY = pc.JoinOptions("emit_null")
 _EMPTY = pa.scalar("", pa.string())
+_IN_MARKS = ("string", "bytes")
+"""The types whose values are JSON's strings."""
 
 
 def encode(schema: Schema, values: Values, num_rows: int, *, schemas: bool = False) -> pa.Array:
@@ -105,9 +107,9 @@ def _write(fragments: _Fragments, schema: Schema, values: Values) -> None:
         fragments.array(_lists(schema, values))
     elif isinstance(values, Composed):
         _write_composed(fragments, values)
-    elif schema.type == "string" and not values.null_count:
+    elif schema.type in _IN_MARKS and not values.null_count:
         fragments.constant('"')
-        fragments.array(escaped(_whole(values)))
+        fragments.array(_unmarked(schema, _whole(values)))
         fragments.constant('"')
     else:
         fragments.array(_texts(schema, _whole(values)))
@@ -152,10 +154,8 @@ def _texts(schema: Schema, values: pa.Array) -> pa.Array:
     """The JSON text of every value, null where null."""
     if not len(values):
         return pa.array([], pa.string())
-    if schema.type == "string":
-        return _in_marks(escaped(values))
-    if schema.type == "bytes":
-        return _in_marks(json_scalars.printed(values))
+    if schema.type in _IN_MARKS:
+        return _in_marks(_unmarked(schema, values))
     if schema.type == "boolean":
         return pc.if_else(values, "true", "false")
     if schema.type not in ("float", "double"):
@@ -171,6 +171,10 @@ def _texts(schema: Schema, values: pa.Array) -> pa.Array:
 def _replaced(texts: pa.Array, one: str, by: str) -> pa.Array:
     here = pc.equal(texts, one)
     return pc.if_else(here, by, texts) if here.true_count else texts
+
+
+def _unmarked(schema: Schema, values: pa.Array) -> pa.Array:
+    return escaped(values) if schema.type == "string" else json_scalars.printed(values)
 
 
 def _in_marks(texts: pa.Array) -> pa.Array:
