@@ -12,6 +12,7 @@ import argparse
 import base64
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -31,19 +32,21 @@ LETTERS = "dead-letters"
 
 
 def run(config: Config, arguments: argparse.Namespace) -> int:
-    with opened_log(config) as (_, reader):
-        events = _events(reader, arguments.topic, arguments.start, arguments.follow)
+    with opened_log(config) as (log, reader), closing(log.reader()) as history:
+        events = _events(reader, history, arguments.topic, arguments.start, arguments.follow)
         for event in islice(events, arguments.limit):
             emit(event)
     return 0
 
 
-def _events(reader: Reader, topic: str, start: int, follow: bool) -> Iterator[Event]:
+def _events(
+    reader: Reader, history: Reader, topic: str, start: int, follow: bool
+) -> Iterator[Event]:
     if topic == LETTERS or topic.endswith(".frontier"):
         return _own_events(reader, topic, start, follow)
     if topic not in reader.topics():
         raise unknown("topic", topic, reader.topics())
-    return _changes(reader, topic, start, follow)
+    return table_events(reader, history, topic, start, follow)
 
 
 def frontier_name(topic: str) -> str:
@@ -51,7 +54,10 @@ def frontier_name(topic: str) -> str:
     return topic if topic.startswith("view.") else topic.partition(".")[0]
 
 
-def _changes(reader: Reader, topic: str, start: int, follow: bool) -> Iterator[Event]:
+def table_events(
+    reader: Reader, history: Reader, topic: str, start: int, follow: bool
+) -> Iterator[Event]:
+    """The changes of a topic; `history` reads the frontiers beside them."""
     name = frontier_name(topic)
     stands = [start] * len(reader.end_offsets(topic))
     while True:
@@ -59,7 +65,7 @@ def _changes(reader: Reader, topic: str, start: int, follow: bool) -> Iterator[E
         ends = frontier.end_offsets.get(topic, ()) if frontier else ()
         for partition, end in enumerate(ends):
             if end > stands[partition]:
-                covering = Covering(reader, name, topic, partition)
+                covering = Covering(history, name, topic, partition)
                 for batch in reader.read(topic, partition, stands[partition], end):
                     yield from change_events(batch, covering.positions(batch))
                 stands[partition] = end

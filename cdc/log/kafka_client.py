@@ -91,10 +91,11 @@ _CONSUMER_TUNING: dict[str, Any] = {
     # A reader that has caught up with its queue would sleep for a second by default.
     "fetch.queue.backoff.ms": 1,
     "max.partition.fetch.bytes": 2 * 2**20,
-    "fetch.max.bytes": 8 * 2**20,
     "queued.min.messages": 20_000,
     "queued.max.messages.kbytes": 32_768,
 }
+_FETCH_BYTES = 8 * 2**20
+_COMMITTER_GIVES_UP_MS = 6_000
 _HEARD = 100
 _Answer = TypeVar("_Answer")
 
@@ -178,14 +179,28 @@ class Broker:
             "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": fetch_wait_ms,
         }
-        return librdkafka_consumer.Consumer({**_CONSUMER_TUNING, **self._given, **settings})
+        # librdkafka takes no less than the largest message that a producer may send.
+        largest = int(self._given.get("message.max.bytes", MESSAGE_BYTES_MAX))
+        tuning = {**_CONSUMER_TUNING, "fetch.max.bytes": max(_FETCH_BYTES, largest)}
+        try:
+            return librdkafka_consumer.Consumer({**tuning, **self._given, **settings})
+        except KafkaException as error:
+            raise refused_settings(error, self.config) from error
 
     def committer(self, group: str) -> Consumer:
         """What commits offsets for a group (with prefix); it reads nothing."""
-        settings: dict[str, Any] = {"group.id": group, "enable.auto.commit": False}
+        settings: dict[str, Any] = {
+            "group.id": group,
+            "enable.auto.commit": False,
+            # So long a commit waits for brokers that are away, and closing for the commit.
+            "session.timeout.ms": _COMMITTER_GIVES_UP_MS,
+        }
         # Else its connections' troubles would be messages: whoever reads waits for the brokers.
         told = {"error_cb": self._heard.append}
-        return Consumer({**self._common, **settings, **told})
+        try:
+            return Consumer({**self._common, **settings, **told})
+        except KafkaException as error:
+            raise refused_settings(error, self.config) from error
 
     def end_offsets(self, topic: str, partitions: int) -> tuple[int, ...]:
         """Per partition, the end of what is committed (the last stable offset)."""

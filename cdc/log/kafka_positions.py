@@ -213,9 +213,12 @@ class _Recorder:
         if not 0 < end - at <= LOOK_OFFSETS_MAX:
             return at
         # A single offset is a marker: a record would have one of its own behind it.
-        alone = end - at == 1
-        nothing = alone or next(self._fetcher.fetch(topic, partition, at, end), None) is None
-        return end if nothing else at
+        if end - at == 1:
+            return end
+        try:
+            return end if next(self._fetcher.fetch(topic, partition, at, end), None) is None else at
+        except LogError:
+            return at
 
 
 def _group(broker: Broker, consumer: str) -> str:

@@ -30,14 +30,17 @@ def fetch(
         return
     with kafka_errors(topic):
         consumer.assign([(topic, partition, start)])
+        mine = consumer.assignments
         wait = _Wait(f"{topic}/{partition}", end)
         while not wait.is_over:
-            arrived = consumer.take(_POLL_S, stamped=stamped)
-            for each in arrived:
+            for each in consumer.take(_POLL_S, stamped=stamped):
                 wait.note(each)
                 records = _within(each, start, end)
                 if len(records):
                     yield records
+                    wait.begin()
+                    if consumer.assignments != mine:
+                        raise RuntimeError(f"{topic}: the reader was sent elsewhere meanwhile")
             wait.check()
         consumer.unassign()
 
@@ -70,9 +73,13 @@ class _Wait:
 
     def __init__(self, place: str, end: int) -> None:
         self._place, self._end = place, end
-        self._deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        self.begin()
         self._stands_at: int | None = None
         self.is_over = False
+
+    def begin(self) -> None:
+        """From now on something must come; before, nobody may have looked."""
+        self._deadline = time.monotonic() + REQUEST_TIMEOUT_S
 
     def note(self, arrived: Arrived) -> None:
         """Raises KafkaException for an error that does not pass by itself."""
@@ -82,7 +89,7 @@ class _Wait:
                 raise KafkaException(error)
             return
         if error is None:
-            self._deadline = time.monotonic() + REQUEST_TIMEOUT_S
+            self.begin()
         else:
             self._stands_at = arrived.next_offset
         self.is_over |= arrived.next_offset >= self._end

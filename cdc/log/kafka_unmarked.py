@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from cdc.errors import LogError
@@ -35,6 +35,9 @@ Partition = tuple[str, int]
 _SUFFIX = ".frontier"
 _TAIL = 64
 """Offsets among which there is a record, whatever else stands at a partition's end."""
+_NOTHING = (b"", b"")
+"""Key and value of a record that is written to be aborted."""
+COMMIT_TIMEOUT_S = 180.0
 
 
 def await_markers(broker: Broker, last: Mapping[Partition, int]) -> None:
@@ -73,16 +76,27 @@ def end_open(
     with kafka_errors(", ".join(sorted({topic for topic, _ in found}))):
         producer.begin_transaction()
         for (topic, number), last in tails.last.items():
-            key, value = last if committed else (b"", b"")
+            key, value = last if committed else _NOTHING
             sender.send_one(broker.name(topic), key, value, number)
-        if sender.flush(REQUEST_TIMEOUT_S) or sender.refused:
+        if sender.flush(COMMIT_TIMEOUT_S) or sender.refused:
             raise LogError("the broker does not take the records that end a transaction")
         if committed:
-            producer.commit_transaction(REQUEST_TIMEOUT_S)
+            _commit(producer)
         else:
             producer.abort_transaction(REQUEST_TIMEOUT_S)
     await_markers(broker, sender.delivered)
     return True
+
+
+def _commit(producer: Producer) -> None:
+    """Given up, the transaction would be aborted, and what readers have seen with it."""
+    deadline = time.monotonic() + COMMIT_TIMEOUT_S
+    while True:
+        try:
+            return producer.commit_transaction(REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > deadline:
+                raise
 
 
 @dataclass(frozen=True)
@@ -114,7 +128,8 @@ def _newest(places: Iterable[Partition]) -> dict[TopicPartition, OffsetSpec]:
 
 
 class _Tails:
-    """Key and value of the last open record of each partition."""
+    """Key and value of the last open record of each partition. Those that were to end an aborted
+    transaction, and were left open as well, count only where there is no other."""
 
     def __init__(self, broker: Broker, ranges: Mapping[Partition, _Range]) -> None:
         self.last: dict[Partition, tuple[bytes | None, bytes | None]] = {}
@@ -123,17 +138,19 @@ class _Tails:
             for (topic, number), each in ranges.items():
                 start = max(each.start, each.end - _TAIL)
                 for records in fetch(consumer, broker.name(topic), number, start, each.end):
-                    last = records.keys[-1].as_py(), records.values[-1].as_py()
-                    self.last[topic, number] = last
+                    pairs = zip(records.keys.to_pylist(), records.values.to_pylist(), strict=True)
+                    last = [pair for pair in pairs if pair != _NOTHING][-1:]
+                    if last or (topic, number) not in self.last:
+                        self.last[topic, number] = last[0] if last else _NOTHING
         finally:
             consumer.close()
 
     def frontiers(self) -> dict[str, Frontier]:
         """Per key of frontiers, the newest that is open."""
         return {
-            topic.removesuffix(_SUFFIX): Frontier.from_json(value or b"")
+            topic.removesuffix(_SUFFIX): Frontier.from_json(value)
             for (topic, _), (_, value) in self.last.items()
-            if topic.endswith(_SUFFIX)
+            if topic.endswith(_SUFFIX) and value
         }
 
 

@@ -92,12 +92,15 @@ class Consumer:
         _poll_set_consumer(self._client)
         self._queue: int = _queue_get_consumer(self._client)
         self._found = np.empty(RECORDS_AT_ONCE, np.uint64)
+        self.assignments = 0
+        """How often it was sent somewhere."""
         self._end = weakref.finalize(self, _ended, self._client, self._queue)
         self._end.atexit = False
 
     def assign(self, places: Sequence[tuple[str, int, int]]) -> None:
         """Read these partitions and no others: (topic, partition, offset)."""
         client = self._open()
+        self.assignments += 1
         wanted = _list_new(len(places))
         try:
             for topic, number, offset in places:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cdc.changes import C, ChangeBatch, D
+from cdc.cli.log import table_events
 from cdc.config import LogConfig
 from cdc.cuts import CutReader
+from cdc.errors import ConfigError
 from cdc.formats.records import Records
+from cdc.log import kafka_ranges
 from cdc.log.api import LogBatch
 from cdc.log.kafka import KafkaLog
 from cdc.log.kafka_client import Broker
@@ -162,7 +166,7 @@ def events_of(config: LogConfig, topic: str) -> list[dict[str, object]]:
 
 def test_transactions_are_described(config: LogConfig) -> None:
     """BEGIN and END, also of a transaction whose producer was replaced half-way."""
-    described = dataclasses.replace(config, format="json", transaction_metadata=True)
+    described = replace(config, format="json", transaction_metadata=True)
     producer = KafkaLog(described).producer("shop")
     producer.create_topics([SPEC, OTHER])
     producer.append([(TOPIC, changes([1, 2])), (OTHER.name, changes([3]))], [frontier(0)])
@@ -186,4 +190,56 @@ def test_transactions_are_described(config: LogConfig) -> None:
 def later(ids: list[int], first: int) -> ChangeBatch:
     """Inserts of transaction 1, from that ordinal."""
     found = changes(ids, op=C, txn_seq=1)
-    return dataclasses.replace(found, ordinal=found.ordinal + first)
+    return replace(found, ordinal=found.ordinal + first)
+
+
+MANY_ROWS, APPENDS = 60_000, 400
+"""Several times what is taken at once; more frontiers than are read at once."""
+
+
+def test_a_reader_may_rest(
+    config: LogConfig, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever works on records for longer than the broker may be silent finds the next ones."""
+    producer.append([(TOPIC, changes(range(MANY_ROWS)))], [frontier(1)])
+    with closing(KafkaLog(config).reader()) as reader:
+        (end,) = reader.end_offsets(TOPIC)
+        monkeypatch.setattr(kafka_ranges, "REQUEST_TIMEOUT_S", 0.5)
+        found = 0
+        for batch in reader.read(TOPIC, 0, 0, end):
+            found += batch.changes.num_rows
+            time.sleep(0.6)
+        assert found == MANY_ROWS
+
+
+def test_cdc_log_of_many_records(config: LogConfig, producer: KafkaProducer) -> None:
+    """The frontiers that cover them are read beside them."""
+    each = MANY_ROWS // APPENDS
+    for number in range(APPENDS):
+        ids = range(number * each, (number + 1) * each)
+        producer.append([(TOPIC, changes(ids))], [frontier(number)])
+    log = KafkaLog(config)
+    with closing(log.reader()) as reader, closing(log.reader()) as history:
+        events = list(table_events(reader, history, TOPIC, 0, False))
+        assert [event["key"] for event in events] == [[number] for number in range(MANY_ROWS)]
+        assert len({event["position"] for event in events}) == APPENDS
+
+        records = reader.read(TOPIC, 0, 0, *reader.end_offsets(TOPIC))
+        next(records)
+        sum(1 for _ in reader.frontiers("shop"))
+        with pytest.raises(RuntimeError, match="sent elsewhere"):
+            list(records)
+
+
+def test_records_larger_than_a_fetch(config: LogConfig) -> None:
+    large = replace(config, config={"message.max.bytes": "20000000"})
+    with closing(KafkaLog(large).producer("shop")) as made:
+        made.create_topics([SPEC])
+        made.append([(TOPIC, changes([1]))], [frontier(1)])
+    assert ids_of(read_all(KafkaLog(large).reader())) == [1]
+
+
+def test_settings_that_no_consumer_takes(config: LogConfig) -> None:
+    wrong = replace(config, config={"fetch.max.bytes": "1000"})
+    with pytest.raises(ConfigError, match=r"fetch\.max\.bytes"):
+        Broker(wrong).consumer()

@@ -21,6 +21,7 @@ from cdc.config import LogConfig
 from cdc.errors import LogError
 from cdc.log import kafka_ranges, kafka_unmarked
 from cdc.log.api import Log
+from cdc.log.kafka_producer import KafkaProducer
 from cdc.log.kafka_transactions import topic_name
 from cdc.log.open import open_log
 from tests.fix_log import SPEC, TOPIC, changes, frontier, ids_of, kafka_config, read_all
@@ -41,10 +42,13 @@ class Case:
     committed: bool
     """Whether a reader sees any of it, so that it cannot be taken back."""
     whole: bool = True
+    aborted: bool = False
+    """Whether an earlier successor has aborted it, and that has no markers either."""
 
 
 CASES = {
     "all": Case((TOPIC, FRONTIER, TRANSACTION), committed=False),
+    "all, aborted": Case((TOPIC, FRONTIER, TRANSACTION), committed=False, aborted=True),
     "records": Case((TOPIC,), committed=True),
     "frontier": Case((FRONTIER,), committed=True),
     "part": Case((TOPIC, FRONTIER, TRANSACTION), committed=False, whole=False),
@@ -82,6 +86,11 @@ def _append_two(
 
     def copy(point: str) -> None:
         if point == "log.append.before_commit":
+            if case.aborted:
+                assert isinstance(producer, KafkaProducer)
+                for topic in case.open_topics:
+                    producer._sender.send_one(config.topic_prefix + topic, b"", b"")
+                assert not producer._sender.flush(30.0)
             for place, to in copies:
                 shutil.copytree(place, to)
 

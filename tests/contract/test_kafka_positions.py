@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from cdc.config import LogConfig
 from cdc.log.kafka import KafkaLog
 from cdc.log.kafka_client import REQUEST_TIMEOUT_S
+from cdc.log.kafka_client import Broker as Client
 from tests.contract.test_kafka_log import abort_records
 from tests.fix_log import SPEC, TOPIC, changes, frontier, kafka_config
 from tests.services.kafka import Broker
@@ -76,8 +77,16 @@ def test_brokers_that_are_away(own_kafka: Broker, tmp_path: Path) -> None:
         producer.append([(TOPIC, changes([1, 2, 3]))], [frontier(1)])
         log.record_positions("duck", {(TOPIC, 0): 1})
         assert log.positions("duck") == {(TOPIC, 0): 1}
+        committer = Client(config).committer(config.topic_prefix + "topics")
+        committer.commit(
+            offsets=[TopicPartition(config.topic_prefix + TOPIC, 0, 0)], asynchronous=False
+        )
         own_kafka.shut_down()
         assert log.is_away()
+        began_s = time.monotonic()
+        committer.commit(offsets=[TopicPartition(config.topic_prefix + TOPIC, 0, 1)])
+        committer.close()
+        assert time.monotonic() - began_s < REQUEST_TIMEOUT_S / 2
         with closing(KafkaLog(config)) as leaving:
             leaving.record_positions("mirror", {(TOPIC, 0): 1})
             began_s = time.monotonic()
