@@ -16,7 +16,7 @@ from cdc.mysql.events import Query
 from cdc.mysql.evolution import Evolution, as_table
 from cdc.mysql.rows import TableDecoder, compile_table
 from cdc.mysql.side_effects import SideEffects
-from cdc.mysql.statements import is_strict, updated_databases
+from cdc.mysql.statements import has_escapes, is_strict, updated_databases
 from cdc.mysql.table_maps import resolve, table_map, table_name
 from cdc.mysql.tables import MyTable
 from cdc.positions import NativePosition
@@ -102,13 +102,18 @@ class CapturedTables:
     def statement(self, found: Query, event: bytes, reached: NativePosition) -> tuple[str, ...]:
         """A statement comes past, `event` its QUERY, behind `reached`; the captured tables that it
         emptied. Raises as Evolution does."""
+        escapes = has_escapes(event)
         updated: Collection[str] | None = (
             updated_databases(event)
             if self.side_effects is None
-            else self.side_effects.updated(found.sql, found.database, reached)
+            else self.side_effects.updated(found.sql, found.database, reached, escapes=escapes)
         )
         return self.evolution.statement(
-            found.sql, found.database, strict=is_strict(event), updated=updated
+            found.sql,
+            found.database,
+            strict=is_strict(event),
+            escapes=escapes,
+            updated=updated,
         )
 
     def on_table_map(self, event: bytes) -> TableDecoder | None:

@@ -6,7 +6,7 @@ which column was renamed, and what older rows have in a column that was added. W
 understood with certainty is `rewritten`: then the table is read again.
 
 The grammar is that of the MySQL 8.0 and MariaDB 10.11 reference manuals (SQL Statements, Data
-Definition). Executable comments (/*!50100 … */, /*M! … */) are read as their contents.
+Definition; Data Manipulation).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
+
+from cdc.mysql.sql_tokens import END, Token, tokens
 
 
 @dataclass(frozen=True)
@@ -89,69 +91,32 @@ class RowsAsSql:
 
 Statement = Emptied | Dropped | Created | Renamed | Altered | RowsAsSql
 
-_TOKEN = re.compile(
-    r"""
-      (?P<blank>\s+ | /\*(?!!|M!).*?\*/ | (?:--(?=\s|$)|\#)[^\n]* | /\*M?!\d* | \*/)
-    | `(?P<quoted>(?:[^`]|``)*)`
-    | '(?P<single>(?:[^'\\]|''|\\.)*)'
-    | "(?P<double>(?:[^"\\]|""|\\.)*)"
-    | (?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?(?![\w$]) | \.\d+(?:[eE][+-]?\d+)?)
-    | (?P<word>[\w$@]+)
-    | (?P<sign>.)
-    """,
-    re.X | re.S,
-)
-_ESCAPE = re.compile(r"\\(.)", re.S)
-_ESCAPED = {
-    "0": "\0", "b": "\b", "n": "\n", "r": "\r", "t": "\t", "Z": "\x1a", "%": r"\%", "_": r"\_",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    """kind: word, name (in backticks), string, number, sign."""
-
-    kind: str
-    text: str
-
-    @property
-    def upper(self) -> str:
-        return self.text.upper() if self.kind == "word" else self.text
-
-
-def _tokens(sql: str) -> Iterator[_Token]:
-    for match in _TOKEN.finditer(sql):
-        kind = match.lastgroup or "sign"
-        text = match[kind]
-        if kind == "quoted":
-            yield _Token("name", text.replace("``", "`"))
-        elif kind in ("single", "double"):
-            mark = "'" if kind == "single" else '"'
-            yield _Token("string", _unescaped(text.replace(mark * 2, mark)))
-        elif kind != "blank":
-            yield _Token(kind, text)
-
-
-def _unescaped(text: str) -> str:
-    return _ESCAPE.sub(lambda m: _ESCAPED.get(m[1], m[1]), text)
-
-
-_END = _Token("sign", "")
-
 
 @dataclass
 class _Reader:
-    """A cursor over tokens; `database` is the statement's default."""
+    """A cursor over tokens, those that were read and `more`; `database` is the statement's
+    default."""
 
-    tokens: Sequence[_Token]
+    tokens: list[Token]
     database: str
     at: int = 0
+    more: Iterator[Token] = field(default_factory=lambda: iter(()))
 
     @property
-    def here(self) -> _Token:
-        return self.tokens[self.at] if self.at < len(self.tokens) else _END
+    def here(self) -> Token:
+        while self.at >= len(self.tokens):
+            token = next(self.more, None)
+            if token is None:
+                return END
+            self.tokens.append(token)
+        return self.tokens[self.at]
 
-    def next(self) -> _Token:
+    def all(self) -> list[Token]:
+        """The tokens to the statement's end."""
+        self.tokens.extend(self.more)
+        return self.tokens
+
+    def next(self) -> Token:
         token = self.here
         self.at += 1
         return token
@@ -168,11 +133,21 @@ class _Reader:
         while self.accept(*words):
             pass
 
+    def skip_to(self, *words: str) -> str:
+        """Go behind the first of the words outside of parentheses; '' where there is none."""
+        depth = 0
+        while self.here is not END:
+            if depth == 0 and (found := self.accept(*words)):
+                return found
+            depth += _DEPTH.get(self.next(), 0)
+        return ""
+
     def name(self) -> str:
         return self.next().text
 
     def table(self) -> str:
-        """A table's name, with its database."""
+        """A table's name, with its database. MariaDB lets a point stand before it."""
+        self.accept(".")
         first = self.name()
         return f"{first}.{self.name()}" if self.accept(".") else f"{self.database}.{first}"
 
@@ -183,24 +158,23 @@ class _Reader:
         return found
 
 
-def read_statement(sql: str, database: str) -> tuple[Statement, ...]:
-    """What the statement does; nothing for what does not touch rows or columns of base tables."""
-    reader = _Reader(list(_tokens(sql)), database)
+_DEPTH = {Token("sign", "("): 1, Token("sign", ")"): -1}
+
+
+def read_statement(sql: str, database: str, *, escapes: bool = True) -> tuple[Statement, ...]:
+    """What the statement does; nothing for what does not touch rows or columns of base tables.
+    `escapes`: backslashes are escapes in its strings (statements.has_escapes)."""
+    reader = _Reader([], database, more=tokens(sql, escapes=escapes))
     verb = _verb(reader)
     read = _READ.get(verb)
     return tuple(read(reader)) if read is not None else ()
 
 
-def names(sql: str) -> set[str]:
-    """Everything in the statement that may be a name; a string too (ANSI_QUOTES)."""
-    return {token.text for token in _tokens(sql) if token.kind in ("word", "name", "string")}
-
-
-def words(sql: str) -> tuple[str, ...]:
+def words(sql: str, *, escapes: bool = True) -> tuple[str, ...]:
     """The statement's words that are not quoted, in capitals, from its verb on."""
-    reader = _Reader(list(_tokens(sql)), "")
+    reader = _Reader([], "", more=tokens(sql, escapes=escapes))
     verb = _verb(reader)
-    return (verb, *(t.upper for t in reader.tokens[reader.at :] if t.kind == "word"))
+    return (verb, *(t.upper for t in reader.all()[reader.at :] if t.kind == "word"))
 
 
 def _verb(reader: _Reader) -> str:
@@ -208,9 +182,7 @@ def _verb(reader: _Reader) -> str:
     STATEMENT … FOR, and ANALYZE, which executes."""
     verb = reader.next().upper
     if verb == "SET" and reader.accept("STATEMENT"):
-        depth = 0
-        while reader.here is not _END and not (depth == 0 and reader.accept("FOR")):
-            depth += {"(": 1, ")": -1}.get(reader.next().upper, 0)
+        reader.skip_to("FOR")
         verb = reader.next().upper
     if verb == "ANALYZE":
         if reader.accept("FORMAT"):
@@ -243,7 +215,7 @@ def _create(reader: _Reader) -> Iterator[Statement]:
         reader.skip("IF", "NOT", "EXISTS")
         table = reader.table()
         yield Created(table, anew, _has_foreign_action(reader))
-        if _Token("word", "SELECT") in (replace(t, text=t.upper) for t in reader.tokens):
+        if any(t.kind == "word" and t.upper == "SELECT" for t in reader.all()):
             yield RowsAsSql("CREATE TABLE … SELECT", (table,))
         return
     reader.skip("UNIQUE", "FULLTEXT", "SPATIAL", "ONLINE", "OFFLINE")
@@ -252,7 +224,7 @@ def _create(reader: _Reader) -> Iterator[Statement]:
 
 
 def _index(reader: _Reader) -> Iterator[Statement]:
-    while reader.here is not _END:
+    while reader.here is not END:
         if reader.accept("ON"):
             yield Altered(reader.table())
             return
@@ -266,7 +238,7 @@ def _rename(reader: _Reader) -> Iterator[Statement]:
     pairs = []
     while True:
         old = reader.table()
-        while reader.here is not _END and not reader.accept("TO"):
+        while reader.here is not END and not reader.accept("TO"):
             reader.next()
         pairs.append((old, reader.table()))
         if not reader.accept(","):
@@ -307,8 +279,8 @@ def _alter(reader: _Reader) -> Iterator[Statement]:
 
 def _clauses(reader: _Reader) -> Iterator[_Reader]:
     """The rest of the tokens, cut at the commas outside of parentheses."""
-    depth, held = 0, list[_Token]()
-    for token in reader.tokens[reader.at :]:
+    depth, held = 0, list[Token]()
+    for token in reader.all()[reader.at :]:
         if token.kind == "sign":
             depth += (token.text == "(") - (token.text == ")")
             if token.text == "," and depth == 0:
@@ -369,7 +341,7 @@ def _clause(found: Altered, clause: _Reader) -> Altered:
 
 
 def _has_foreign_action(reader: _Reader) -> bool:
-    words = " ".join(token.upper for token in reader.tokens if token.kind == "word")
+    words = " ".join(token.upper for token in reader.all() if token.kind == "word")
     return _FOREIGN_ACTION.search(words) is not None
 
 
@@ -417,7 +389,7 @@ def _added(definition: _Reader) -> Added:
     return Added("") if kind in _EMPTY else Added(known=False, declared=declared)
 
 
-def _default(tokens: Sequence[_Token]) -> Added:
+def _default(tokens: Sequence[Token]) -> Added:
     """The constant behind DEFAULT."""
     sign = ""
     if tokens and tokens[0].text in ("-", "+"):
@@ -435,27 +407,38 @@ def _default(tokens: Sequence[_Token]) -> Added:
 
 
 _CONSTANTS: Mapping[str, str | None] = {"NULL": None, "TRUE": "1", "FALSE": "0"}
-_STOPS = ("SET", "WHERE", "VALUES", "VALUE", "SELECT", "ORDER", "LIMIT", "ON", "PARTITION")
 
 
-def _changed(verb: str, reader: _Reader) -> Iterator[Statement]:
-    """Every name that stands where the statement names what it changes: rather too many."""
-    tables: list[str] = []
-    while reader.here is not _END and not reader.accept(*_STOPS, "("):
-        token = reader.here
-        # A string is a name too: ANSI_QUOTES.
-        if token.kind not in ("word", "name", "string") or token.upper in _NOISE:
-            reader.next()
+def _inserted(verb: str, reader: _Reader) -> Iterator[Statement]:
+    reader.skip("LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "IGNORE", "INTO")
+    yield RowsAsSql(verb, (reader.table(),))
+
+
+def _loaded(reader: _Reader) -> Iterator[Statement]:
+    reader.skip_to("INTO")
+    reader.accept("TABLE")
+    yield RowsAsSql("LOAD DATA", (reader.table(),))
+
+
+def _changed(verb: str, ends: tuple[str, ...], reader: _Reader) -> Iterator[Statement]:
+    """Every name up to one of the words: which of the tables are changed and not only read, the
+    columns would say, and what else stands there cannot be told from them."""
+    found: list[str] = []
+    depth = 0
+    while reader.here is not END and not (depth == 0 and reader.accept(*ends)):
+        if reader.here.kind not in ("word", "name", "quoted"):
+            depth += _DEPTH.get(reader.next(), 0)
             continue
-        tables.append(reader.table())
-    yield RowsAsSql(verb, tuple(dict.fromkeys(tables)))
+        found.append(reader.table())
+        while reader.accept("."):
+            reader.next()
+    yield RowsAsSql(verb, tuple(dict.fromkeys(found)))
 
 
-_NOISE = frozenset({
-    "LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE", "INTO", "FROM", "USING",
-    "TABLE", "DATA", "XML", "LOCAL", "INFILE", "CONCURRENT", "REPLACE", "JOIN", "INNER",
-    "LEFT", "RIGHT", "CROSS", "OUTER", "NATURAL", "AS",
-})  # fmt: skip
+def _with(reader: _Reader) -> Iterator[Statement]:
+    verb = reader.skip_to("UPDATE", "DELETE")
+    yield from _READ[verb](reader) if verb else (RowsAsSql("WITH", ()),)
+
 
 _READ: Mapping[str, Callable[[_Reader], Iterator[Statement]]] = {
     "TRUNCATE": _truncate,
@@ -463,13 +446,13 @@ _READ: Mapping[str, Callable[[_Reader], Iterator[Statement]]] = {
     "CREATE": _create,
     "RENAME": _rename,
     "ALTER": _alter,
-    "INSERT": partial(_changed, "INSERT"),
-    "REPLACE": partial(_changed, "REPLACE"),
-    "UPDATE": partial(_changed, "UPDATE"),
-    "DELETE": partial(_changed, "DELETE"),
-    "LOAD": partial(_changed, "LOAD DATA"),
+    "INSERT": partial(_inserted, "INSERT"),
+    "REPLACE": partial(_inserted, "REPLACE"),
+    "UPDATE": partial(_changed, "UPDATE", ("SET",)),
+    "DELETE": partial(_changed, "DELETE", ("WHERE", "ORDER", "LIMIT")),
+    "LOAD": _loaded,
     "SELECT": lambda reader: iter((RowsAsSql("SELECT", ()),)),
     "DO": lambda reader: iter((RowsAsSql("DO", ()),)),
-    "WITH": lambda reader: iter((RowsAsSql("WITH", ()),)),
+    "WITH": _with,
 }
 """Temporary tables have no row events, and no rows that are captured: they are passed over."""

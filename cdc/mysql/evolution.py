@@ -86,13 +86,14 @@ class Evolution:
         database: str,
         *,
         strict: bool = True,
+        escapes: bool = True,
         updated: Collection[str] | None = (),
     ) -> tuple[str, ...]:
         """Take a statement in; the captured tables that it emptied. Raises SnapshotNeeded,
         SchemaChanged, and SourceError for rows that were changed by a statement: it names a
         captured table, or is known to change some of its database (`updated`; None: of any)."""
         emptied: list[str] = []
-        for found in ddl.read_statement(sql, database):
+        for found in ddl.read_statement(sql, database, escapes=escapes):
             match found:
                 case ddl.Emptied(table):
                     emptied += self._captured(table)

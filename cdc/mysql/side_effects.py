@@ -24,6 +24,7 @@ from cdc.mysql import ddl
 from cdc.mysql.catalog import SYSTEM_DATABASES, current_point
 from cdc.mysql.connection import Connection, query
 from cdc.mysql.rights import global_grants
+from cdc.mysql.sql_tokens import names
 from cdc.positions import MariaGtid, NativePosition
 
 NOTE = "sql_until"
@@ -49,17 +50,20 @@ class SideEffects:
     _known: Acting | None = None
     _until: MariaGtid | None = field(default=None)
 
-    def updated(self, sql: str, database: str, reached: NativePosition) -> Collection[str] | None:
+    def updated(
+        self, sql: str, database: str, reached: NativePosition, *, escapes: bool = True
+    ) -> Collection[str] | None:
         """As statements.updated_databases: databases in which the statement changes tables that it
         does not name; None: any. `reached`: where the stream is. SnapshotNeeded where it is no
         longer known of an earlier statement."""
-        if _changes_rows(ddl.read_statement(sql, database)):
-            return () if self._is_harmless(sql) else None
-        words = ddl.words(sql)
+        statement = ddl.read_statement(sql, database, escapes=escapes)
+        if _changes_rows(statement):
+            return () if self._is_harmless(sql, escapes) else None
+        words = ddl.words(sql, escapes=escapes)
         if words[:1] and words[0] in _REMOVING:
             self._known = None
             if self._until is not None and not reached.covers(self._until):
-                self._require_kept(sql, database, words)
+                self._require_kept(statement, words)
         return ()
 
     def notes(self) -> dict[str, Any]:
@@ -69,20 +73,20 @@ class SideEffects:
         if NOTE in notes:
             self._until = MariaGtid.parse(notes[NOTE])
 
-    def _is_harmless(self, sql: str) -> bool:
+    def _is_harmless(self, sql: str, escapes: bool) -> bool:
         self._known = self._known or self.look()
         if self._known is None or _UNREADABLE in sql:
             return False
-        if any(name.lower() in self._known.names for name in ddl.names(sql)):
+        if any(name.lower() in self._known.names for name in names(sql, escapes=escapes)):
             return False
         self._until = self._known.until
         return True
 
-    def _require_kept(self, sql: str, database: str, words: tuple[str, ...]) -> None:
+    def _require_kept(self, statement: Collection[ddl.Statement], words: tuple[str, ...]) -> None:
         gone = any(
             isinstance(found, ddl.Dropped | ddl.Renamed)
             or (isinstance(found, ddl.Created) and found.anew)
-            for found in ddl.read_statement(sql, database)
+            for found in statement
         )
         replaced = words[0] == "DROP" or words[:3] == ("CREATE", "OR", "REPLACE")
         if gone or (replaced and _ACTING & set(words)):

@@ -10,18 +10,27 @@ _UPDATED, _MANY = 12, 254
 _STATUS_BYTES = {0: 4, 1: 8, 3: 4, 4: 6, 7: 2, 8: 2, 9: 8, 10: 4}
 _STATUS_STRINGS = {2: (1, 1), 5: (1, 0), 6: (1, 0), 11: (2, 0)}
 """By code, how many strings with a byte of length, and the bytes behind them."""
-_STRICT = 1 << 22 | 1 << 23
+_NO_BACKSLASH_ESCAPES, _STRICT = 1 << 20, 1 << 21 | 1 << 22
 _LOAD_BYTES = 13
 
 
 def is_strict(event: bytes) -> bool:
-    """Whether it ran in a strict sql_mode, which refuses values that it would have to change. The
-    status variables stand in a fixed order."""
+    """Whether it ran in a strict sql_mode, which refuses values that it would have to change."""
+    return bool(_sql_mode(event) & _STRICT)
+
+
+def has_escapes(event: bytes) -> bool:
+    """Whether backslashes are escapes in its strings."""
+    return not _sql_mode(event) & _NO_BACKSLASH_ESCAPES
+
+
+def _sql_mode(event: bytes) -> int:
+    """The status variables stand in a fixed order."""
     status = _status(event)
     at = 5 if status[:1] == bytes([_FLAGS2]) else 0
     if status[at : at + 1] != bytes([_SQL_MODE]):
-        return False
-    return bool(int.from_bytes(status[at + 1 : at + 9], "little") & _STRICT)
+        return 0
+    return int.from_bytes(status[at + 1 : at + 9], "little")
 
 
 def _status(event: bytes) -> bytes:

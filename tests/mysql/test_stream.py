@@ -314,10 +314,18 @@ def test_an_event_with_a_flipped_bit(plain: tuple[Capture, int]) -> None:
     assert_whole(shop)
 
 
-def test_changes_that_were_logged_as_statements(shop: Capture) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE orders SET note = 'x'",
+        "UPDATE (SELECT 1 AS id) s JOIN unseen u ON u.id = s.id JOIN orders o SET o.note = 'x'",
+        "DELETE o FROM unseen u JOIN unseen v ON u.id = v.id JOIN orders AS o ON o.id = u.id",
+    ],
+)
+def test_changes_that_were_logged_as_statements(shop: Capture, statement: str) -> None:
     with shop.running() as agent:
         agent.caught_up()
-        shop.sql("SET SESSION binlog_format = STATEMENT", "UPDATE orders SET note = 'x'")
+        shop.sql("SET SESSION binlog_format = STATEMENT", statement)
         error = agent.failed()
     assert isinstance(error, SourceError) and "binlog_format" in str(error)
 

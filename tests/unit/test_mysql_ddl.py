@@ -114,19 +114,42 @@ CASES: list[tuple[str, tuple[Statement, ...]]] = [
     ("-- note\n/* a */ # b\nALTER TABLE t ADD INDEX (a)", (Altered("d.t"),)),
     ("INSERT INTO t (a) VALUES (1)", (RowsAsSql("INSERT", ("d.t",)),)),
     ("insert low_priority ignore into `e`.t select * from u", (RowsAsSql("INSERT", ("e.t",)),)),
-    ("UPDATE t JOIN e.u ON t.a = u.a SET t.a = 1", (RowsAsSql("UPDATE", ("d.t", "e.u")),)),
-    ("DELETE FROM t WHERE a = 'INSERT INTO x'", (RowsAsSql("DELETE", ("d.t",)),)),
+    ("INSERT INTO data VALUES (1)", (RowsAsSql("INSERT", ("d.data",)),)),
+    ("REPLACE delayed `DATA` VALUE (1)", (RowsAsSql("REPLACE", ("d.DATA",)),)),
+    ("INSERT IGNORE INTO value (t) VALUES ('u', u)", (RowsAsSql("INSERT", ("d.value",)),)),
+    ("INSERT INTO e.2024_x VALUES (.5)", (RowsAsSql("INSERT", ("e.2024_x",)),)),
+    ("INSERT INTO .t VALUES (1)", (RowsAsSql("INSERT", ("d.t",)),)),
+    (
+        "LOAD DATA LOCAL INFILE 'u' REPLACE INTO TABLE local FIELDS TERMINATED BY 'x' (data)",
+        (RowsAsSql("LOAD DATA", ("d.local",)),),
+    ),
+    (
+        "UPDATE IGNORE d.data SET t = 'u' WHERE v = 1",
+        (RowsAsSql("UPDATE", ("d.IGNORE", "d.data")),),
+    ),
+    (
+        "UPDATE x JOIN e.u ON x.a = u.b AND x.c <> 'v' SET x.a = 1",
+        (RowsAsSql("UPDATE", ("d.x", "d.JOIN", "e.u", "d.ON", "x.a", "u.b", "d.AND", "x.c")),),
+    ),
+    ("DELETE FROM t WHERE a = 'INSERT INTO x'", (RowsAsSql("DELETE", ("d.FROM", "d.t")),)),
     ('INSERT INTO "t" VALUES (1)', (RowsAsSql("INSERT", ("d.t",)),)),
     ("SELECT `d`.`f`(1)", (RowsAsSql("SELECT", ()),)),
-    ("WITH c AS (SELECT 1) DELETE t FROM t, c", (RowsAsSql("WITH", ()),)),
+    (
+        "WITH c AS (SELECT 1) DELETE t FROM t, c",
+        (RowsAsSql("DELETE", ("d.t", "d.FROM", "d.c")),),
+    ),
+    ("WITH c AS (SELECT 1) SELECT f(1) FROM c", (RowsAsSql("WITH", ()),)),
     ("SET STATEMENT max_statement_time = 9, sql_mode = 'FOR' FOR TRUNCATE t", (Emptied("d.t"),)),
     (
         "set statement lock_wait_timeout=5 for alter table t drop a",
         (Altered("d.t", ("a",)),),
     ),
-    ("SET STATEMENT a = (SELECT 1 FOR UPDATE) FOR DELETE FROM t", (RowsAsSql("DELETE", ("d.t",)),)),
+    (
+        "SET STATEMENT a = (SELECT 1 FOR UPDATE) FOR DELETE FROM t",
+        (RowsAsSql("DELETE", ("d.FROM", "d.t")),),
+    ),
     ("ANALYZE UPDATE t SET a = 1", (RowsAsSql("UPDATE", ("d.t",)),)),
-    ("analyze format = json delete from e.t", (RowsAsSql("DELETE", ("e.t",)),)),
+    ("analyze format = json delete from e.t", (RowsAsSql("DELETE", ("d.from", "e.t")),)),
     ("ANALYZE NO_WRITE_TO_BINLOG TABLE t", ()),
     ("SET STATEMENT sql_mode = ''", ()),
     ("BEGIN", ()),
@@ -140,6 +163,44 @@ CASES: list[tuple[str, tuple[Statement, ...]]] = [
 @pytest.mark.parametrize(("sql", "expected"), CASES, ids=[sql[:40] for sql, _ in CASES])
 def test_statements(sql: str, expected: tuple[Statement, ...]) -> None:
     assert read_statement(sql, "d") == expected
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE x JOIN y ON x.id = y.id JOIN t ON t.id = x.id SET t.a = 1",
+        "UPDATE x LEFT JOIN y USING (id), t SET t.a = 1",
+        "UPDATE (SELECT 1 AS id WHERE 1 ORDER BY 1) s JOIN (y, t) ON t.id = s.id SET t.a = 1",
+        'UPDATE x, "t" AS c SET c.a = 1',
+        "DELETE c FROM x JOIN y ON x.id = y.id JOIN t AS c ON c.id = x.id",
+        "DELETE FROM c USING (SELECT 1 AS id WHERE 1) s JOIN t AS c ON c.id = s.id WHERE 1",
+    ],
+)
+def test_every_table_that_a_change_may_be_of(sql: str) -> None:
+    (found,) = read_statement(sql, "d")
+    assert isinstance(found, RowsAsSql) and "d.t" in found.tables
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO x (t) VALUES ('t', \"t\") ON DUPLICATE KEY UPDATE t = 't'",
+        "INSERT INTO x SELECT * FROM t",
+        "UPDATE x JOIN y ON x.t = y.id AND y.b = 't' SET t = 't', a = (SELECT 1 FROM t)",
+        'DELETE FROM x WHERE t = "t" AND id IN (SELECT id FROM t)',
+        "DELETE FROM x ORDER BY t LIMIT 1",
+        "LOAD DATA INFILE 't' INTO TABLE x (t)",
+    ],
+)
+def test_what_a_change_only_mentions(sql: str) -> None:
+    (found,) = read_statement(sql, "d")
+    assert isinstance(found, RowsAsSql) and "d.t" not in found.tables
+
+
+def test_strings_without_escapes() -> None:
+    sql = "ALTER TABLE t ADD a VARCHAR(9) DEFAULT 'C:\\new', ADD b VARCHAR(9) DEFAULT '\\', DROP c"
+    added = {"a": Added("C:\\new"), "b": Added("\\")}
+    assert read_statement(sql, "d", escapes=False) == (Altered("d.t", ("c",), added=added),)
 
 
 def test_a_dropped_database_holds_its_tables() -> None:

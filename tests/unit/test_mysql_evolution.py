@@ -16,7 +16,7 @@ from cdc.mysql.evolution import Evolution, as_table, continued
 from cdc.mysql.grouping import sort
 from cdc.mysql.reached import reached
 from cdc.mysql.retyping import carries
-from cdc.mysql.statements import updated_databases
+from cdc.mysql.statements import has_escapes, is_strict, updated_databases
 from cdc.mysql.table_maps import resolve, table_map
 from cdc.mysql.tables import MyColumn, MyTable, MyType
 from cdc.mysql.types import FieldType, table_schema
@@ -322,6 +322,21 @@ def test_databases_that_a_statement_changes(
 ) -> None:
     event = bytes(30) + len(status).to_bytes(2, "little") + status + b"d\0UPDATE t SET a = 1"
     assert updated_databases(event) == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "strict", "escapes"),
+    [
+        (1 << 20, False, False),  # NO_BACKSLASH_ESCAPES
+        (1 << 21, True, True),  # STRICT_TRANS_TABLES
+        (1 << 22, True, True),  # STRICT_ALL_TABLES
+        (1 << 23, False, True),  # NO_ZERO_IN_DATE
+    ],
+)
+def test_the_mode_of_a_statement(mode: int, strict: bool, escapes: bool) -> None:
+    status = b"\0\0\0\0\0\1" + mode.to_bytes(8, "little") + b"\x06\x03std"
+    event = bytes(30) + len(status).to_bytes(2, "little") + status + b"d\0TRUNCATE t"
+    assert (is_strict(event), has_escapes(event)) == (strict, escapes)
 
 
 def test_numbers_of_tables_are_forgotten_between_transactions() -> None:

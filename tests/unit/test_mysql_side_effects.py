@@ -26,11 +26,17 @@ def effects(until: int, *names: str) -> SideEffects:
         ("INSERT INTO e.`Watched` VALUES (1)", None),
         ("INSERT INTO plain SELECT \N{REPLACEMENT CHARACTER}()", None),
         ("SET STATEMENT a = 1 FOR UPDATE plain SET n = watched (1)", None),
+        ("INSERT INTO plain VALUES ('watched')", ()),
         ("TRUNCATE watched", ()),
     ],
 )
 def test_which_statements_are_harmless(sql: str, expected: tuple[str, ...] | None) -> None:
     assert effects(9, "watched").updated(sql, "d", position(5)) == expected
+
+
+def test_names_behind_a_backslash_that_is_no_escape() -> None:
+    sql = r"INSERT INTO plain VALUES ('C:\', watched('x'))"
+    assert effects(9, "watched").updated(sql, "d", position(5), escapes=False) is None
 
 
 def test_for_a_user_who_does_not_see_all_none_is() -> None:
