@@ -364,6 +364,9 @@ _EMPTY = frozenset({
     "CHAR", "VARCHAR", "NCHAR", "NVARCHAR", "CHARACTER", "TINYTEXT", "TEXT", "MEDIUMTEXT",
     "LONGTEXT", "VARBINARY", "TINYBLOB", "BLOB", "MEDIUMBLOB", "LONGBLOB",
 })  # fmt: skip
+_ROUNDS = frozenset({"FLOAT", "DOUBLE", "REAL"})
+_TIMES = frozenset({"DATETIME", "TIMESTAMP", "TIME"})
+_YEAR = re.compile(r"19\d\d|20\d\d|21[0-5]\d")
 _DISGUISED = ("JSON", "UUID", "INET4", "INET6")
 _COMPUTED = {"AUTO_INCREMENT", "AS", "GENERATED", "PRIMARY"}
 _UNKNOWN = Added(known=False)
@@ -373,13 +376,18 @@ def _added(definition: _Reader) -> Added:
     """From a column's definition, its name already read."""
     kind = definition.next().upper
     declared = kind if kind in _DISGUISED else ""
-    rest = definition.tokens[definition.at :]
+    rest = _outside_parentheses(definition.tokens[definition.at :])
     words = [token.upper for token in rest if token.kind == "word"]
     if kind == "SERIAL" or _COMPUTED & set(words):
         return Added(known=False, declared=declared)
-    for place, token in enumerate(rest):
-        if token.kind == "word" and token.upper == "DEFAULT":
-            return replace(_default(rest[place + 1 :]), declared=declared)
+    if "DEFAULT" in words:
+        place = next(n for n, t in enumerate(rest) if t.kind == "word" and t.upper == "DEFAULT")
+        found = _default(rest[place + 1 :], kind)
+        # FLOAT(7,2), DATETIME(3): what does not fit is rounded.
+        cut = kind in _TIMES or (kind in _ROUNDS and Token("sign", "(") in rest)
+        if cut and "." in (found.default or ""):
+            found = _UNKNOWN
+        return replace(found, declared=declared)
     required = ("NOT", "NULL") in pairwise(words)
     # A TIMESTAMP without either is what explicit_defaults_for_timestamp says.
     if not required and (kind != "TIMESTAMP" or "NULL" in words):
@@ -389,24 +397,38 @@ def _added(definition: _Reader) -> Added:
     return Added("") if kind in _EMPTY else Added(known=False, declared=declared)
 
 
-def _default(tokens: Sequence[Token]) -> Added:
-    """The constant behind DEFAULT."""
+def _outside_parentheses(tokens: Sequence[Token]) -> list[Token]:
+    """Without what stands in parentheses, but for the first of each pair."""
+    depth, found = 0, []
+    for token in tokens:
+        if depth == 0:
+            found.append(token)
+        depth += _DEPTH.get(token, 0)
+    return found
+
+
+def _default(tokens: Sequence[Token], kind: str) -> Added:
+    """The constant behind DEFAULT, as the server keeps it in a column of that type."""
     sign = ""
     if tokens and tokens[0].text in ("-", "+"):
         sign, tokens = tokens[0].text.strip("+"), tokens[1:]
-    if not tokens:
-        return _UNKNOWN
+    if not tokens or (len(tokens) > 1 and tokens[1].kind != "word"):
+        return _UNKNOWN  # 'a' 'b' is 'ab'
     first = tokens[0]
-    if first.kind == "number":
+    if kind == "YEAR" and first.kind != "word":
+        return Added(first.text) if not sign and _YEAR.fullmatch(first.text) else _UNKNOWN
+    if first.kind == "number" and kind in _ZERO:
         return Added(sign + first.text)
-    if first.kind == "string" and not sign:
+    if first.kind in ("string", "quoted") and not sign:
         return Added(first.text)
-    if first.kind == "word" and first.upper in _CONSTANTS:
-        return Added(_CONSTANTS[first.upper])
+    if first.kind == "word" and first.upper == "NULL":
+        return Added(None)
+    if first.kind == "word" and first.upper in _TRUTH and kind in _ZERO:
+        return Added(_TRUTH[first.upper])
     return _UNKNOWN
 
 
-_CONSTANTS: Mapping[str, str | None] = {"NULL": None, "TRUE": "1", "FALSE": "0"}
+_TRUTH = {"TRUE": "1", "FALSE": "0"}
 
 
 def _inserted(verb: str, reader: _Reader) -> Iterator[Statement]:

@@ -28,6 +28,7 @@ import pyarrow as pa
 from cdc.changes import column_value, conforms
 from cdc.errors import SchemaChanged, SnapshotNeeded, SourceError
 from cdc.mysql import ddl
+from cdc.mysql.charsets import charset_of
 from cdc.mysql.ddl import Added
 from cdc.mysql.defaults import Defaults
 from cdc.mysql.retyping import carries
@@ -407,6 +408,11 @@ def constant(column: Column, default: str | None) -> str | None:
     if column.sql_type in ("text", "json") or column.sql_type.startswith("character"):
         if kind.json or kind.native or (kind.labels and default not in kind.labels):
             raise ValueError
+        if (
+            kind.code == FieldType.VARCHAR
+            and len(default) > kind.meta // charset_of(kind.collation).width
+        ):
+            raise ValueError  # blanks that do not fit are cut
         return default.rstrip(" ") if padded and not is_binary(kind) else default
     if column.type in (pa.string(), pa.bool_(), NUMERIC_TEXT):
         raise ValueError

@@ -39,8 +39,10 @@ def carries(then: MyType, now: MyType) -> bool:
         return whole and wider >= scale and (then.unsigned or not now.unsigned)
     if code in _WITH_FRACTION.values():
         return now.meta >= then.meta
-    if code in (FieldType.ENUM, FieldType.SET):
+    if code == FieldType.ENUM:
         return set(then.labels) <= set(now.labels)
+    if code == FieldType.SET:  # its labels are printed in their order
+        return then.labels == tuple(label for label in now.labels if label in then.labels)
     return then.meta == now.meta
 
 

@@ -36,6 +36,13 @@ FOLLOWED = {
         "ALTER TABLE t ADD b decimal(9,2) NOT NULL DEFAULT 1.5, ADD c varchar(9) DEFAULT 'x' FIRST",
         "UPDATE t SET a = 5 WHERE id = 1",
     ],
+    "added_under_a_mode": [
+        "SET sql_mode = 'NO_BACKSLASH_ESCAPES,STRICT_TRANS_TABLES'",
+        r"ALTER TABLE t ADD b varchar(9) NOT NULL DEFAULT 'C:\new', ADD c year DEFAULT 1955, "
+        "ADD d int CHECK (d IS NOT NULL OR d > 0)",
+        "UPDATE t SET a = 5 WHERE id = 1",
+        "SET sql_mode = DEFAULT",
+    ],
     "dropped": ["ALTER TABLE t DROP a", "UPDATE t SET s = 'x' WHERE id = 1"],
     "dropped_and_added": [
         "ALTER TABLE t DROP a",
@@ -73,6 +80,16 @@ READ_AGAIN = {
     ],
     "narrower": ["ALTER TABLE t MODIFY s char(4)", "UPDATE t SET a = 5 WHERE id = 1"],
     "computed": ["ALTER TABLE t ADD b int AS (a + 1) STORED", "UPDATE t SET a = 5 WHERE id = 1"],
+    "a_year_of_two_digits": [
+        "ALTER TABLE t ADD b year DEFAULT 24, ADD c year NOT NULL DEFAULT '70'",
+        "UPDATE t SET a = 5 WHERE id = 1",
+    ],
+    "labels_in_another_order": [
+        "ALTER TABLE t ADD b set('a','b')",
+        "UPDATE t SET b = 'a,b'",
+        "ALTER TABLE t MODIFY b set('b','a')",
+        "UPDATE t SET s = 'x' WHERE id = 1",
+    ],
     "swapped": [
         "CREATE TABLE _t_gho LIKE t",
         "ALTER TABLE _t_gho ADD b int DEFAULT 3",

@@ -203,6 +203,34 @@ def test_strings_without_escapes() -> None:
     assert read_statement(sql, "d", escapes=False) == (Altered("d.t", ("c",), added=added),)
 
 
+@pytest.mark.parametrize(
+    ("definition", "expected"),
+    [
+        ("YEAR DEFAULT 24", Added(known=False)),
+        ("YEAR NOT NULL DEFAULT '70'", Added(known=False)),
+        ("YEAR DEFAULT 0024", Added(known=False)),
+        ("YEAR DEFAULT NULL", Added(None)),
+        ("YEAR DEFAULT '2155'", Added("2155")),
+        ("YEAR DEFAULT 1901 COMMENT 'x'", Added("1901")),
+        ("VARCHAR(9) DEFAULT 'a' 'b'", Added(known=False)),
+        ("VARCHAR(9) DEFAULT 007", Added(known=False)),
+        ("ENUM('2','1') DEFAULT 1", Added(known=False)),
+        ("ENUM('2','1') DEFAULT TRUE", Added(known=False)),
+        ('VARCHAR(9) DEFAULT "a" COLLATE utf8mb4_bin', Added("a")),
+        ("DATETIME DEFAULT '2024-01-01 10:00:00.6'", Added(known=False)),
+        ("DATETIME DEFAULT '2024-01-01 10:00:00'", Added("2024-01-01 10:00:00")),
+        ("FLOAT(7,2) DEFAULT 1.237", Added(known=False)),
+        ("DOUBLE PRECISION DEFAULT -1.237", Added("-1.237")),
+        ("DECIMAL(9,2) UNSIGNED DEFAULT +1.5", Added("1.5")),
+        ("INT CHECK (y IS NOT NULL OR DEFAULT (y) = 3)", Added(None)),
+        ("INT CHECK (CAST(y AS CHAR) <> '') NOT NULL", Added("0")),
+    ],
+)
+def test_what_older_rows_have_in_an_added_column(definition: str, expected: Added) -> None:
+    added = Altered("d.t", added={"y": expected})
+    assert read_statement(f"ALTER TABLE t ADD y {definition}", "d") == (added,)
+
+
 def test_a_dropped_database_holds_its_tables() -> None:
     assert Dropped("e.").holds("e.t") and not Dropped("e.").holds("ee.t")
     assert Dropped("e.t").holds("e.t") and not Dropped("e.t").holds("e.tt")

@@ -51,6 +51,10 @@ def enum(*labels: str) -> MyType:
     return MyType(FieldType.ENUM, 1, collation=UTF8, labels=labels)
 
 
+def a_set(*labels: str) -> MyType:
+    return replace(enum(*labels), code=FieldType.SET)
+
+
 def table(key: str = "id", **columns: MyType) -> MyTable:
     made = tuple(MyColumn(name, kind, name != key) for name, kind in columns.items())
     return MyTable("d.t", made, (key,) if key else ())
@@ -127,6 +131,7 @@ def test_an_added_column_of_each_kind() -> None:
         ("ADD x DECIMAL(4,1) DEFAULT 1.25", decimal(4, 1)),
         ("ADD x DATE DEFAULT '0000-00-00'", MyType(FieldType.DATE)),
         ("ADD x INT AS (a + 1)", INT),
+        ("ADD x VARCHAR(2) DEFAULT 'ab  '", varchar(2)),
     ],
 )
 def test_added_with_a_value_that_is_not_known(clause: str, kind: MyType) -> None:
@@ -263,6 +268,9 @@ def test_continued_after_reading_again() -> None:
         (varchar(3, BINARY), varchar(5, BINARY), True),
         (enum("a", "b"), enum("b", "c", "a"), True),
         (enum("a", "b"), enum("a"), False),
+        (a_set("a", "b"), a_set("c", "a", "d", "b"), True),
+        (a_set("a", "b"), a_set("b", "a"), False),
+        (a_set("a", "b"), a_set("a"), False),
         (MyType(FieldType.DATETIME2, 0), MyType(FieldType.DATETIME2, 6), True),
         (MyType(FieldType.DATETIME2, 6), MyType(FieldType.DATETIME2, 3), False),
         (MyType(FieldType.DATETIME), MyType(FieldType.DATETIME2), True),
