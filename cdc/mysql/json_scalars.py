@@ -22,6 +22,8 @@ _FIXED_DIGITS = 15
 """my_gcvt writes no exponent while the point is at most so far from the first digit (DBL_DIG), nor
 where digits stand behind a point that is farther."""
 _TIMESTAMP, _DATE, _TIME, _DATETIME, _NEWDECIMAL = 7, 10, 11, 12, 246
+_LINE = 76
+"""Letters of base64 before a line break, which is an escape in the string (base64_encode)."""
 _GROUP_DIGITS = 9
 _GROUP_BYTES = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
 """Bytes of 0 .. 9 decimal digits (strings/decimal.cc, dig2bytes)."""
@@ -69,7 +71,10 @@ def opaque(buffer: Bytes, kinds: Bytes, start: Int64s, length: Int64s) -> pa.Arr
 def _spelled(kind: int, data: bytes) -> str:
     spell = _SPELL.get(kind)
     if spell is None:
-        return f'"base64:type{kind}:{base64.b64encode(data).decode()}"'
+        letters = base64.b64encode(data).decode()
+        lines = (letters[at : at + _LINE] for at in range(0, len(letters), _LINE))
+        broken = r"\n".join(lines)
+        return f'"base64:type{kind}:{broken}"'
     if len(data) < 2 or (kind != _NEWDECIMAL and len(data) != 8):
         raise BadData(f"a malformed value of field type {kind} in JSON: {data.hex()}")
     return spell(data)

@@ -168,6 +168,7 @@ TABLES: dict[str, Typed] = {
             "JSON_ARRAY(1.50, CAST('12:30:00.5' AS TIME(6)))",
             "JSON_OBJECT('d', DATE'2024-02-29')",
             *("CAST(TIMESTAMP'2024-02-29 12:00:00' AS JSON)", "JSON_ARRAY(x'00ff', b'101', 1e100)"),
+            *(f"JSON_OBJECT('b', CAST(REPEAT('x', {n}) AS BINARY))" for n in (57, 58, 114, 200)),
         ),
         read.text,
         MYSQL,
