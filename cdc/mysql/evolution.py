@@ -13,6 +13,7 @@ or one that was added, with what older rows have in it. From both follows the ne
     anything else               SnapshotNeeded: the agent reads all tables again. Also where another
                                 table took the name, as gh-ost and pt-online-schema-change do it
     key changed, table gone     SchemaChanged, before anything wrong is published
+    key no longer told          SnapshotNeeded, if a statement may have dropped it: the catalog says
 
 Column.native holds the MySQL type, so that an older version is enough to compare with.
 """
@@ -118,7 +119,9 @@ class Evolution:
         """The schema version of the rows behind a description; `schemas` has it from now on."""
         known = self.schemas[now.name]
         pending = self._pending.get(now.name) or _unchanged(known)
-        step = _Step(known, pending, _declared(known, pending, now), self.zero_dates, self.source)
+        declared = _declared(known, pending, now)
+        touched = self.is_touched(now.name)
+        step = _Step(known, pending, touched, declared, self.zero_dates, self.source)
         self.schemas[now.name] = step.schema()
         self._pending.pop(now.name, None)
         return self.schemas[now.name]
@@ -299,10 +302,11 @@ def _origin(origins: Mapping[str, str | Added], name: str) -> str | Added | None
 
 @dataclass(frozen=True)
 class _Step:
-    """From one schema version to the next."""
+    """From one schema version to the next. `touched`: a statement may have altered the table."""
 
     known: TableSchema
     pending: _Pending
+    touched: bool
     now: MyTable
     zero_dates: ZeroDates
     source: str
@@ -317,7 +321,7 @@ class _Step:
             columns.append(found)
         if not self.pending.anew:
             self._require_accounted(columns)
-        key = fresh.key or self._same_key(columns)
+        key = fresh.key or self._untold_key(columns)
         made = replace(fresh, columns=tuple(columns), key=key)
         self._require_same_key(made)
         same = made.columns == self.known.columns
@@ -365,8 +369,16 @@ class _Step:
             if old.attnum in left and old.name in still:
                 raise _again(self.known.name, f"no statement dropped the column {old.name}")
 
-    def _same_key(self, columns: Sequence[Column]) -> tuple[str, ...]:
-        """A unique index serves as the key, of which a table map says nothing."""
+    def _untold_key(self, columns: Sequence[Column]) -> tuple[str, ...]:
+        """Table maps say nothing of a unique index over a virtual column, or over a whole text by
+        its hash, which may serve as the key. Every other key they would say."""
+        if self.touched:
+            raise SnapshotNeeded(
+                f"its key {_key(self.known)} may have been dropped: its rows no longer say one",
+                where=self.known.name,
+                hint="its rows are read again, if it still has that key; else give it the key "
+                f"back, or cdc remove {self.source}, then cdc run takes a new snapshot",
+            )
         numbers = [c.attnum for c in self.known.key_columns]
         names = {c.attnum: c.name for c in columns}
         return tuple(names[number] for number in numbers if number in names)

@@ -4,7 +4,7 @@ A table map always tells each column's type and metadata. The rest is optional (
 binlog_row_metadata, default MINIMAL; MariaDB's, default NO_LOG):
 
     MINIMAL   signedness, character sets                        `TableMap.typed`
-    FULL      also names, labels, primary key, visibility       `TableMap.named`
+    FULL      also names, labels, key, visibility               `TableMap.named`
 
 What it leaves out comes from the table as the catalog knows it (`resolve`), and only when both
 agree in all that both say. MariaDB never tells about JSON, UUID and INET, nor either server about
@@ -57,7 +57,8 @@ _CHARACTERS = STRINGS | BLOBS | {FieldType.VAR_STRING}
 class TableMap:
     """A table as one TABLE_MAP event describes it. `name` is `database.table`. Columns have name
     '' unless `named`; signedness and collations only where `typed`. `key`: names of the primary
-    key's columns, () where there is none or it is not said."""
+    key's columns, else those of the unique index that the server takes for it, () where there is
+    none or it is not said."""
 
     name: str
     columns: tuple[MyColumn, ...]
@@ -254,8 +255,7 @@ def _completed(found: TableMap, known: MyTable | None) -> MyTable:
         return MyTable(found.name, found.columns, found.key)
     by_name = {column.name: column for column in known.columns}
     columns = tuple(_with_known(column, by_name.get(column.name)) for column in found.columns)
-    known_key = known.key if {*known.key} <= {c.name for c in columns} else ()
-    return replace(known, columns=columns, key=found.key or known_key)
+    return replace(known, columns=columns, key=found.key)
 
 
 def _with_known(column: MyColumn, known: MyColumn | None) -> MyColumn:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cdc.changes import R
-from cdc.errors import SchemaChanged, SourceError
+from cdc.errors import SchemaChanged, SnapshotNeeded, SourceError
 from tests.fix_capture import SOURCE, Capture
-from tests.fix_mysql import MyDatabase, NewMyServer
+from tests.fix_mysql import MyDatabase, MyServer, NewMyServer
 from tests.services.mysql import FLAVOURS, Flavour
 
 pytestmark = pytest.mark.service
@@ -175,6 +175,57 @@ def test_stops(shop: Capture, statement: str, said: str) -> None:
             shop.sql("UPDATE t SET a = 1 WHERE id = 2")
         error = agent.failed()
     assert isinstance(error, SchemaChanged) and said in error.what
+
+
+KEYLESS = {
+    "dropped": "ALTER TABLE t DROP PRIMARY KEY",
+    "made_anew": "CREATE OR REPLACE TABLE t (id int NOT NULL, a int, s varchar(20))",
+    "dropped_and_made": "CREATE TABLE t (id int NOT NULL, a int, s varchar(20))",
+    "index_dropped": "DROP INDEX u ON t",
+    "nullable": "ALTER TABLE t MODIFY id int NULL",
+}
+
+
+@pytest.mark.parametrize("how", KEYLESS)
+def test_stops_where_rows_can_no_longer_be_told_apart(
+    my_database: MyDatabase, tmp_path: Path, how: str
+) -> None:
+    statement = KEYLESS[how]
+    if "REPLACE" in statement and my_database.flavour == "mysql":
+        pytest.skip("MariaDB's")
+    capture = Capture(my_database.url, tmp_path, (f"{my_database.name}.t",))
+    unique = how in ("index_dropped", "nullable")
+    made = "CREATE TABLE t (id int NOT NULL, a int, s varchar(20), UNIQUE u (id))"
+    capture.sql(made if unique else TABLE, ROWS)
+    with capture.running() as agent:
+        agent.caught_up()
+        capture.sql(*(["DROP TABLE t"] if how == "dropped_and_made" else []), statement)
+        one = "NULL" if how == "nullable" else "7"
+        capture.sql(f"INSERT INTO t VALUES ({one}, 1, 'x')", f"INSERT INTO t VALUES ({one}, 2, '')")
+        error = agent.failed()
+    assert isinstance(error, SnapshotNeeded) and "may have been dropped" in error.what
+    live = capture.live(capture.name("t")).column("id").to_pylist()
+    assert live == ([] if "CREATE" in statement else [1, 2, 3])
+    with capture.running() as agent:
+        again = agent.failed()
+    assert isinstance(again, SourceError) and "no primary key" in again.what
+
+
+def test_a_key_that_rows_do_not_say_is_looked_up_once(mysql: MyServer, tmp_path: Path) -> None:
+    database = mysql.new_database()
+    capture = Capture(database.url, tmp_path, (f"{database.name}.t",))
+    capture.sql("CREATE TABLE t (a int, k int AS (a + 1) VIRTUAL NOT NULL UNIQUE, KEY i (a))")
+    with capture.running() as agent:
+        agent.caught_up()
+        capture.sql("INSERT INTO t (a) VALUES (1)")
+        agent.caught_up()
+        assert all((batch.op != R).all() for batch in capture.batches(capture.name("t")))
+        capture.sql("DROP INDEX i ON t", "UPDATE t SET a = 2")
+        agent.caught_up()
+        capture.sql("UPDATE t SET a = 3")
+        agent.caught_up()
+    capture.assert_equal(capture.name("t"))
+    assert sum(int((batch.op == R).sum()) for batch in capture.batches(capture.name("t"))) == 1
 
 
 ACTING = {

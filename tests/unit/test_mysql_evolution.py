@@ -17,7 +17,7 @@ from cdc.mysql.grouping import sort
 from cdc.mysql.reached import reached
 from cdc.mysql.retyping import carries
 from cdc.mysql.statements import has_escapes, is_strict, updated_databases
-from cdc.mysql.table_maps import resolve, table_map
+from cdc.mysql.table_maps import TableMap, resolve, table_map
 from cdc.mysql.tables import MyColumn, MyTable, MyType
 from cdc.mysql.types import FieldType, table_schema
 from cdc.positions import GtidSet
@@ -178,11 +178,38 @@ def test_another_key_or_type_of_key_stops(now: MyTable) -> None:
         made.described(now)
 
 
-def test_a_unique_index_as_key_is_kept() -> None:
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE t DROP PRIMARY KEY",
+        "ALTER TABLE t DROP INDEX k",
+        "ALTER TABLE t MODIFY id BIGINT NULL",
+        "DROP INDEX k ON t",
+        "CREATE OR REPLACE TABLE t (id BIGINT NOT NULL, a INT, s VARCHAR(20))",
+    ],
+)
+def test_a_key_that_may_be_gone_is_looked_up(statement: str) -> None:
     made = evolution()
-    made.statement("ALTER TABLE t ADD b INT", "d")
-    found = made.described(table("", id=BIGINT, a=INT, s=varchar(20), b=INT))
-    assert found.key == ("id",)
+    made.statement(statement, "d")
+    keyless = TableMap("d.t", FIRST.columns, (), typed=True, named=True)
+    with pytest.raises(SnapshotNeeded, match="its key id bigint may have been dropped"):
+        made.described(resolve(keyless, as_table(made.schemas["d.t"])))
+
+
+def test_a_unique_index_of_which_table_maps_say_nothing_is_the_key_until_a_statement_comes() -> (
+    None
+):
+    made = evolution()
+    keyless = TableMap("d.t", FIRST.columns, (), typed=True, named=True)
+    found = made.described(resolve(keyless, as_table(made.schemas["d.t"])))
+    assert found is made.schemas["d.t"] and found.key == ("id",)
+
+
+@pytest.mark.parametrize("clause", ["DROP INDEX other", "DROP PRIMARY KEY, ADD PRIMARY KEY (id)"])
+def test_a_key_that_the_rows_still_say_is_kept(clause: str) -> None:
+    made = evolution()
+    made.statement(f"ALTER TABLE t {clause}", "d")
+    assert made.described(FIRST) is made.schemas["d.t"]
 
 
 def test_emptied_dropped_made_anew() -> None:
