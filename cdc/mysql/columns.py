@@ -101,9 +101,9 @@ def _kind(row: InfoRow, collation: int, json: bool) -> MyType:
     if name in _INTEGERS:
         return MyType(_INTEGERS[name], 0, unsigned)
     if name == "decimal":
-        return MyType(FieldType.NEWDECIMAL, (row.precision or 0) << 8 | (row.scale or 0), unsigned)
+        return MyType(FieldType.NEWDECIMAL, (row.precision or 0) << 8 | (row.scale or 0))
     if name in _FLOATS:
-        return MyType(*_FLOATS[name], unsigned)
+        return MyType(*_FLOATS[name])
     if name in _TIMES:
         new, old = _TIMES[name]
         return MyType(old if _OLD_FORMAT in row.column_type else new, row.digits or 0)

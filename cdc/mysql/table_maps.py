@@ -303,4 +303,8 @@ def _same(found: MyType, known: MyType, typed: bool) -> bool:
         return False
     if found.code not in OLDER_FORMS and found.meta != known.meta:
         return False
-    return not typed or (found.unsigned, found.collation) == (known.unsigned, known.collation)
+    if not typed:
+        return True
+    signs = not _has_sign(found) or found.unsigned == known.unsigned
+    # The character set of ENUM and SET is told with their labels, not with that of texts.
+    return signs and (not found.collation or found.collation == known.collation)

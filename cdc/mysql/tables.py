@@ -29,7 +29,7 @@ class MyType:
                has them: length in bytes of strings, (precision << 8 | scale) of decimals, fraction
                digits of times, (bytes << 8 | bits) of BIT, width of the length of blobs, bytes of
                ENUM, SET, FLOAT and DOUBLE
-    unsigned   numbers only
+    unsigned   integers only
     collation  id of the collation; 63: binary; 0 for what is neither text nor binary
     labels     of ENUM and SET, in order
     json       MariaDB: a text column that is declared JSON

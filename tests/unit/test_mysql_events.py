@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from cdc.errors import BadData, SchemaChanged, SourceError
 from cdc.mysql import events, payload, table_maps
+from cdc.mysql.columns import InfoRow, column
 from cdc.mysql.events import Kind
 from cdc.mysql.tables import MyColumn, MyTable, MyType
 from cdc.mysql.types import FieldType, refusal, table_schema
@@ -173,6 +177,57 @@ def test_a_bare_table_map_takes_the_catalogs_table_only_when_it_fits() -> None:
     for unfit in (None, narrower):
         with pytest.raises(SchemaChanged, match="binlog_row_metadata=FULL"):
             table_maps.resolve(bare, unfit)
+
+
+def test_what_a_minimal_table_map_tells_is_compared() -> None:
+    """Signs of integers, character sets of texts; those of labels only with the labels."""
+    event = of_kind(MYSQL, Kind.TABLE_MAP)[0]
+    full = table_maps.resolve(table_maps.table_map(event, mariadb=False), None)
+    assert {"e", "s"} <= {column.name for column in full.columns if column.kind.labels}
+    minimal = table_maps.table_map(_minimal(event), mariadb=False)
+    assert minimal.typed and not minimal.named
+    declared = _retyped(full, "d", unsigned=True)  # as older logs have it
+    for known in (full, declared):
+        assert table_maps.resolve(minimal, known) == known
+    for other in (_retyped(full, "u", unsigned=False), _retyped(full, "v", collation=45)):
+        with pytest.raises(SchemaChanged):
+            table_maps.resolve(minimal, other)
+
+
+def _retyped(table: MyTable, name: str, **facts: Any) -> MyTable:
+    columns = tuple(
+        replace(c, kind=replace(c.kind, **facts)) if c.name == name else c for c in table.columns
+    )
+    assert columns != table.columns
+    return replace(table, columns=columns)
+
+
+def _minimal(event: bytes) -> bytes:
+    """The event with the fields that binlog_row_metadata=MINIMAL writes: 1, 2, 3 and 7."""
+    reader = events.Reader(event, events.HEADER_BYTES + 8)
+    for _ in range(2):
+        reader.skip(reader.number(1) + 1)
+    count = reader.packed()
+    reader.skip(count)
+    reader.skip(reader.packed())
+    reader.skip((count + 7) // 8)
+    kept = event[: reader.at]
+    while reader.more():
+        start = reader.at
+        field = reader.number(1)
+        reader.skip(reader.packed())
+        kept += event[start : reader.at] if field in (1, 2, 3, 7) else b""
+    return kept
+
+
+def test_only_integers_have_a_sign() -> None:
+    """A table map says it of decimals and floats too, whose values read the same."""
+    rows = {
+        name: InfoRow(name, name, f"{name} unsigned", None, 9, 2, None, None, "YES", "", None)
+        for name in ("int", "decimal", "double")
+    }
+    kinds = {name: column(row, {}, False, False).kind for name, row in rows.items()}
+    assert {name for name, kind in kinds.items() if kind.unsigned} == {"int"}
 
 
 def test_a_damaged_table_map_is_no_table() -> None:
