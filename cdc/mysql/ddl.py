@@ -301,6 +301,7 @@ _CHANGES_ROWS = {
     "IMPORT": "its tablespace was imported",
     "EXCHANGE": "a partition was exchanged",
     "CONVERT PARTITION": "a partition became a table",
+    "CONVERT TABLE": "a table became a partition",
     "DROP PARTITION": "a partition was dropped",
     "TRUNCATE": "a partition was truncated",
     "REORGANIZE": "partitions were reorganized",
@@ -328,15 +329,33 @@ def _clause(found: Altered, clause: _Reader) -> Altered:
         clause.skip("IF", "EXISTS")
         old, new = clause.name(), clause.name()
         renamed = found.renamed if old == new else {**found.renamed, new: old}
-        return replace(found, renamed=renamed, redefined=(*found.redefined, old))
+        found = replace(found, renamed=renamed, redefined=(*found.redefined, old))
+        return _computed(found, clause)
     if verb in ("MODIFY", "ALTER") and following not in ("INDEX", "KEY", "CONSTRAINT", "CHECK"):
         clause.accept("COLUMN")
         clause.skip("IF", "EXISTS")
-        return replace(found, redefined=(*found.redefined, clause.name()))
+        found = replace(found, redefined=(*found.redefined, clause.name()))
+        return _computed(found, clause)
     if verb == "DROP" and following not in _NOT_COLUMNS:
         clause.accept("COLUMN")
         clause.skip("IF", "EXISTS")
         return replace(found, dropped=(*found.dropped, clause.name()))
+    return found
+
+
+def _computed(found: Altered, definition: _Reader) -> Altered:
+    """MODIFY and CHANGE: whether the server computes values anew. What is in parentheses may be a
+    default's CAST (… AS …)."""
+    depth, words = 0, set[str]()
+    for token in definition.tokens[definition.at :]:
+        if token.kind == "sign":
+            depth += (token.text == "(") - (token.text == ")")
+        elif token.kind == "word" and depth == 0:
+            words.add(token.upper)
+    if "AS" in words:
+        return replace(found, rewritten="a generated column was redefined")
+    if words & {"AUTO_INCREMENT", "SERIAL"}:
+        return replace(found, rewritten=f"zeros of {found.redefined[-1]} were numbered")
     return found
 
 

@@ -253,7 +253,8 @@ def _again(table: str, why: str) -> SnapshotNeeded:
     return SnapshotNeeded(
         f"the table was changed in a way that the binlog does not hold: {why}",
         where=table,
-        hint="its rows are read again",
+        hint="its rows are read again; if its key changed too: cdc remove, then cdc run takes a "
+        "new snapshot",
     )
 
 

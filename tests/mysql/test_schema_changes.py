@@ -90,6 +90,10 @@ READ_AGAIN = {
         "ALTER TABLE t MODIFY b set('b','a')",
         "UPDATE t SET s = 'x' WHERE id = 1",
     ],
+    "numbered": [
+        "UPDATE t SET a = 0 WHERE id = 2",
+        "ALTER TABLE t MODIFY a int NOT NULL AUTO_INCREMENT, ADD UNIQUE (a)",
+    ],
     "swapped": [
         "CREATE TABLE _t_gho LIKE t",
         "ALTER TABLE _t_gho ADD b int DEFAULT 3",
@@ -143,6 +147,32 @@ def test_read_again(shop: Capture, name: str) -> None:
     shop.assert_equal(shop.name("t"))
     shop.assert_history(shop.name("t"))
     assert times_read(shop, shop.name("t")) > 1
+
+
+@pytest.mark.parametrize(
+    "clause", ["MODIFY b int AS (a * 3) STORED", "CHANGE c d int GENERATED ALWAYS AS (a * 3)"]
+)
+def test_a_generated_column_is_redefined(shop: Capture, clause: str) -> None:
+    shop.sql("ALTER TABLE t ADD b int AS (a * 2) STORED, ADD c int AS (a * 2) VIRTUAL")
+    with shop.running() as agent:
+        agent.caught_up()
+        shop.sql(f"ALTER TABLE t {clause}")
+        agent.caught_up()
+    shop.assert_equal(shop.name("t"))
+
+
+def test_a_table_becomes_a_partition(mariadb: MyServer, tmp_path: Path) -> None:
+    shop = made(mariadb.new_database(), tmp_path)
+    shop.sql(
+        "ALTER TABLE t PARTITION BY RANGE (id) (PARTITION p VALUES LESS THAN (10))",
+        "CREATE TABLE more (id int PRIMARY KEY, a int, s varchar(20))",
+        "INSERT INTO more VALUES (15, 5, 'more')",
+    )
+    with shop.running() as agent:
+        agent.caught_up()
+        shop.sql("ALTER TABLE t CONVERT TABLE more TO PARTITION q VALUES LESS THAN (20)")
+        agent.caught_up()
+    shop.assert_equal(shop.name("t"))
 
 
 def test_killed_between_an_alter_and_its_first_rows(shop: Capture) -> None:

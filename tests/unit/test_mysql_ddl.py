@@ -94,6 +94,35 @@ CASES: list[tuple[str, tuple[Statement, ...]]] = [
         (Altered("d.t", rewritten="a partition was dropped"),),
     ),
     (
+        "ALTER TABLE t CONVERT TABLE old TO PARTITION p1 VALUES LESS THAN (10)",
+        (Altered("d.t", rewritten="a table became a partition"),),
+    ),
+    ("ALTER TABLE t CONVERT TO CHARACTER SET utf8mb4", (Altered("d.t"),)),
+    (
+        "ALTER TABLE t MODIFY COLUMN g INT GENERATED ALWAYS AS (a * 3) STORED",
+        (Altered("d.t", redefined=("g",), rewritten="a generated column was redefined"),),
+    ),
+    (
+        "ALTER TABLE t CHANGE g h INT AS (a * 3)",
+        (
+            Altered(
+                "d.t",
+                renamed={"h": "g"},
+                redefined=("g",),
+                rewritten="a generated column was redefined",
+            ),
+        ),
+    ),
+    (
+        "ALTER TABLE t MODIFY a INT NOT NULL AUTO_INCREMENT FIRST",
+        (Altered("d.t", redefined=("a",), rewritten="zeros of a were numbered"),),
+    ),
+    (
+        "ALTER TABLE t CHANGE auto_increment serial INT DEFAULT (CAST('1' AS SIGNED)) "
+        "COMMENT 'AS generated, AUTO_INCREMENT', AUTO_INCREMENT = 7",
+        (Altered("d.t", renamed={"serial": "auto_increment"}, redefined=("auto_increment",)),),
+    ),
+    (
         "ALTER TABLE t TRUNCATE PARTITION p0",
         (Altered("d.t", rewritten="a partition was truncated"),),
     ),
