@@ -307,7 +307,7 @@ def collation_ids(connection: Connection) -> dict[str, int]:
 _TABLES = """
 SELECT t.TABLE_NAME, t.TABLE_TYPE, t.ENGINE, t.TABLE_ROWS, t.DATA_LENGTH, e.TRANSACTIONS
 FROM information_schema.TABLES t LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE
-WHERE t.TABLE_SCHEMA = %s AND {table}
+WHERE t.TABLE_SCHEMA = %s AND {table} AND t.TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED')
 """
 
 _COLUMNS = f"""

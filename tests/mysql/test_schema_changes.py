@@ -175,6 +175,16 @@ def test_a_table_becomes_a_partition(mariadb: MyServer, tmp_path: Path) -> None:
     shop.assert_equal(shop.name("t"))
 
 
+def test_a_view_is_renamed_to_what_a_glob_matches(my_database: MyDatabase, tmp_path: Path) -> None:
+    shop = Capture(my_database.url, tmp_path, (f"{my_database.name}.*",))
+    shop.sql(TABLE, ROWS, "CREATE VIEW v AS SELECT * FROM t")
+    with shop.running() as agent:
+        agent.caught_up()
+        shop.sql("RENAME TABLE v TO w", "UPDATE t SET a = 5 WHERE id = 1")
+        agent.caught_up()
+    shop.assert_equal(shop.name("t"))
+
+
 def test_killed_between_an_alter_and_its_first_rows(shop: Capture) -> None:
     with shop.running() as agent:
         agent.caught_up()
