@@ -22,12 +22,14 @@ import pyarrow as pa
 from cdc import changed_keys, ragged
 from cdc.changed_keys import RowChanges
 from cdc.changes import Bools, Bytes, C, ChangeBatch, D, Int64s, U
+from cdc.errors import SourceError
 from cdc.mysql import events, rows
 from cdc.mysql.events import HEADER_BYTES, Kind
 from cdc.mysql.grouping import BEGIN, CHANGE, END, GTID, MAP, Sorted
 from cdc.mysql.reached import Reached
 from cdc.mysql.rows import RowsOfTable, TableDecoder
 from cdc.positions import NativePosition
+from cdc.schema import TableSchema
 
 OnTableMap = Callable[[bytes], TableDecoder | None]
 """Called with each TABLE_MAP that is new or may mean something else than before; returns how its
@@ -226,6 +228,7 @@ def _parts(found: Sorted, tables: Tables, start: int, stop: int) -> Iterator[_Pa
         decoded = rows.decode_rows([found.events[at] for at in own], decoder)
         if len(decoded.op):
             if decoded.missing_rows or decoded.missing_before:
+                _require_key(decoded, decoder.schema)
                 decoded = _filled_from_before(decoded)
             yield _Part(decoder, np.array(own, np.int64)[decoded.event], decoded)
 
@@ -234,6 +237,20 @@ def _decoder(tables: Tables, number: bytes, event: bytes) -> TableDecoder | None
     if number not in tables.by_id:
         raise events.malformed("rows of a table without a table map", event)
     return tables.by_id[number]
+
+
+def _require_key(found: RowsOfTable, schema: TableSchema) -> None:
+    """An old row with less than the key cannot be told apart."""
+    for number, mask in found.missing_before.items():
+        name = schema.columns[number].name
+        if name in schema.key and ragged.some(mask):
+            raise SourceError(
+                f"the old row of a change came without {name}, a column of its key: the server's "
+                "own key is another",
+                where=schema.name,
+                hint="give the table a primary key, or SET GLOBAL binlog_row_image = FULL and let "
+                "every session begin anew; then cdc remove, and cdc run takes a new snapshot",
+            )
 
 
 def _filled_from_before(found: RowsOfTable) -> RowsOfTable:

@@ -16,6 +16,7 @@ from cdc.mysql.evolution import Evolution, as_table, continued
 from cdc.mysql.grouping import sort
 from cdc.mysql.reached import reached
 from cdc.mysql.retyping import carries
+from cdc.mysql.rows import compile_table
 from cdc.mysql.statements import has_escapes, is_strict, updated_databases
 from cdc.mysql.table_maps import TableMap, resolve, table_map
 from cdc.mysql.tables import MyColumn, MyTable, MyType
@@ -372,6 +373,35 @@ def test_the_mode_of_a_statement(mode: int, strict: bool, escapes: bool) -> None
     status = b"\0\0\0\0\0\1" + mode.to_bytes(8, "little") + b"\x06\x03std"
     event = bytes(30) + len(status).to_bytes(2, "little") + status + b"d\0TRUNCATE t"
     assert (is_strict(event), has_escapes(event)) == (strict, escapes)
+
+
+@pytest.mark.parametrize("kind", [Kind.DELETE_ROWS, Kind.UPDATE_ROWS])
+def test_an_old_row_without_its_key_is_refused(kind: Kind) -> None:
+    """A minimal image has the key that the server takes: b, which is 5."""
+    gtid = _event(Kind.GTID, bytes(60))
+    begin = _event(Kind.QUERY, bytes(13) + b"\0BEGIN")
+    number = bytes([7, 0, 0, 0, 0, 0, 1, 0])
+    named = _event(Kind.TABLE_MAP, number + b"\1d\0\1t\0\3\3\3\3\0\4")
+    old = b"\0" + (5).to_bytes(4, "little")
+    body = b"\2" + old if kind == Kind.DELETE_ROWS else b"\2\1" + old + old
+    changed = _event(kind, number + b"\2\0\3" + body)
+    found = sort([gtid, begin, named, changed, _event(Kind.XID, bytes(8))])
+    same, other = (_decoding(table(key, a=INT, b=INT, v=INT)) for key in ("b", "a"))
+    ((_, changes),) = decode(found, same, None, reached(GtidSet())).changes
+    assert changes.rows.column("b").to_pylist() == [5]
+    with pytest.raises(SourceError, match="without a, a column of its key"):
+        decode(found, other, None, reached(GtidSet()))
+
+
+def _decoding(known: MyTable) -> Tables:
+    """Every table map is of this table; what is left out stays away."""
+    decoder = compile_table(known, table_schema(known, "null"), "null")
+    return Tables(lambda _: decoder, lambda _, changes, *left_out: changes)
+
+
+def _event(kind: Kind, body: bytes) -> bytes:
+    head = bytes(4) + bytes([kind]) + b"\1\0\0\0" + (19 + len(body)).to_bytes(4, "little")
+    return head + bytes(6) + body
 
 
 def test_numbers_of_tables_are_forgotten_between_transactions() -> None:
