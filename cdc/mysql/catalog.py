@@ -1,8 +1,10 @@
 """What the server and its information_schema say: who answers, the captured tables, where it is.
 
-A few set-based queries per database. The key of a table is its primary key, else its first unique
-index, by name, whose columns are all NOT NULL and whole (no prefixes, no expressions): as good as a
-primary key to tell rows apart. A table without such a key cannot be captured.
+A few set-based queries per database. The key of a table is its primary key, else a unique index
+whose columns are all NOT NULL and whole (no prefixes, no expressions): as good as a primary key to
+tell rows apart. Of several it is the one that the server takes for a primary key (COLUMN_KEY is
+'PRI'), in table maps and row images too; else the first by name. A table without such a key cannot
+be captured.
 """
 
 from __future__ import annotations
@@ -311,7 +313,7 @@ WHERE t.TABLE_SCHEMA = %s AND {table} AND t.TABLE_TYPE IN ('BASE TABLE', 'SYSTEM
 """
 
 _COLUMNS = f"""
-SELECT TABLE_NAME, {INFO_COLUMNS}
+SELECT TABLE_NAME, COLUMN_KEY, {INFO_COLUMNS}
 FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND {{table}}
 ORDER BY TABLE_NAME, ORDINAL_POSITION
 """
@@ -345,11 +347,13 @@ def _tables_of(
     mariadb = is_mariadb(connection)
     json = _json_columns(rows_of(_JSON_CHECKS)) if mariadb else set()
     columns: dict[str, list[MyColumn]] = defaultdict(list)
-    for table, *facts in rows_of(_COLUMNS):
+    own: dict[str, set[str]] = defaultdict(set)
+    for table, key, *facts in rows_of(_COLUMNS):
         if table in names:
             row = InfoRow(*facts)
             columns[table].append(column(row, collations, (table, row.name) in json, mariadb))
-    keys = _keys(rows_of(_KEYS))
+            own[table] |= {row.name} if key == "PRI" else set()
+    keys = _keys(rows_of(_KEYS), own)
     return {
         f"{database}.{row[0]}": _table(database, row, columns[row[0]], *keys.get(row[0], ("", ())))
         for row in tables
@@ -365,14 +369,22 @@ def _json_columns(rows: Sequence[Row]) -> set[tuple[str, str]]:
     }
 
 
-def _keys(rows: Sequence[Row]) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """The index and the columns of the key of every table that has one."""
+def _keys(
+    rows: Sequence[Row], own: Mapping[str, set[str]]
+) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The index and the columns of the key of every table that has one. `own`: the columns of the
+    server's own key."""
     parts: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         parts[row[0], row[1]].append(row)
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
-    # The primary key first, then the names as the server sorts them.
-    for (table, index), columns in sorted(parts.items(), key=lambda i: i[0][1] != "PRIMARY"):
+
+    def rank(part: tuple[tuple[str, str], list[Row]]) -> tuple[bool, bool]:
+        (table, index), columns = part
+        return index != "PRIMARY", {row[2] for row in columns} != own.get(table)
+
+    # Where they rank the same, the names as the server sorts them.
+    for (table, index), columns in sorted(parts.items(), key=rank):
         usable = index == "PRIMARY" or all(
             name is not None and prefix is None and nullable != "YES"
             for _, _, name, prefix, nullable in columns

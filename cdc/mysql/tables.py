@@ -70,8 +70,8 @@ class MyColumn:
 @dataclass(frozen=True)
 class MyTable:
     """One table. `name` is `database.table`; `columns` are all, in the order of the row images;
-    `key` is the primary key's columns, else those of the first unique index without nullable
-    columns, else empty. `rows` and `data_bytes` are the server's estimates.
+    `key` is the primary key's columns, else those of a unique index without nullable columns, else
+    empty. `rows` and `data_bytes` are the server's estimates.
 
     key_index                          the index that makes the key unique
     engine, transactional, versioned   whether a snapshot of it can be consistent; `versioned` is

@@ -145,6 +145,32 @@ def test_the_key_is_the_primary_key_or_a_unique_index_as_good(
 
 
 @pytest.mark.service
+def test_of_several_keys_it_is_the_one_that_the_server_takes(
+    my_database: MyDatabase, connection: Connection
+) -> None:
+    """As SHOW INDEX sorts them: table maps and row images have this one."""
+    my_database.sql(
+        "CREATE TABLE a (x int NOT NULL, y int NOT NULL, UNIQUE z (y), UNIQUE a (x))",
+        "CREATE TABLE b (x int, y int NOT NULL, UNIQUE a (x), UNIQUE z (y))",
+        "ALTER TABLE b MODIFY x int NOT NULL",
+        "CREATE TABLE c (x int NOT NULL, y int NOT NULL, z int NOT NULL, UNIQUE z (z, y),"
+        " UNIQUE a (x))",
+    )
+    assert table(connection, my_database, "a").key == ("y",)
+    assert table(connection, my_database, "b").key == ("y",)
+    found = table(connection, my_database, "c")
+    assert (found.key, found.key_index) == (("z", "y"), "z")
+
+
+@pytest.mark.service
+def test_a_view_is_no_table(my_database: MyDatabase, connection: Connection) -> None:
+    my_database.sql("CREATE TABLE t (id int PRIMARY KEY)", "CREATE VIEW v AS SELECT * FROM t")
+    names = [f"{my_database.name}.{name}" for name in ("t", "v")]
+    assert list(catalog.read_named(connection, names)) == names[:1]
+    assert not catalog.read_named(connection, names[1:])
+
+
+@pytest.mark.service
 def test_a_table_without_transactions_is_refused(
     my_database: MyDatabase, connection: Connection
 ) -> None:

@@ -77,6 +77,26 @@ def test_left_out_values_are_completed(capture: Accepting) -> None:
     capture.assert_history(table)
 
 
+def test_a_table_whose_key_is_one_of_several_unique_indexes(
+    capture: Accepting, tmp_path: Path
+) -> None:
+    other = Accepting(capture.url, tmp_path / "u", (capture.name("u"),))
+    other.sql(
+        "CREATE TABLE u (a int NOT NULL, b int NOT NULL, v int, UNIQUE z (b), UNIQUE y (a))",
+        "INSERT INTO u VALUES (1, 11, 5), (2, 12, 5), (3, 13, 5)",
+    )
+    with other.running() as agent:
+        agent.caught_up()
+        other.sql(
+            "DELETE FROM u WHERE a = 1",
+            "UPDATE u SET a = 20, v = 6 WHERE b = 12",
+            "UPDATE u SET b = 30 WHERE a = 3",
+            "INSERT INTO u VALUES (1, 14, 7)",
+        )
+        agent.caught_up()
+    other.assert_equal(other.name("u"))
+
+
 CHANGED = {
     "set": (
         "ALTER TABLE t ALTER d SET DEFAULT 8, MODIFY s varchar(20) DEFAULT 'other'",
