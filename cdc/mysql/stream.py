@@ -315,15 +315,18 @@ class MyStream:
 
     def _refuse_partial(self, event: bytes) -> None:
         number = event[binlog.TABLE_ID]
-        for at, letter in enumerate(self._tail.letters):
+        waiting = self._tail + self._prepared.waiting
+        for at, letter in enumerate(waiting.letters):
             if letter == MAP:
-                found = self._tail.events[at]
+                found = waiting.events[at]
                 self._tables.by_id[found[binlog.TABLE_ID]] = self._tables.decoder(found)
         decoder = self._tables.by_id.get(number)
-        if decoder is not None:
+        # A transaction that is too large to be held has tables that nobody has looked at.
+        if decoder is not None or number not in self._tables.by_id:
+            name = self._source if decoder is None else decoder.schema.name
             raise SourceError(
                 "an update came as parts of its JSON values, which is not understood",
-                where=f"{decoder.schema.name}, {_place(event)}",
+                where=f"{name}, {_place(event)}",
                 hint="SET GLOBAL binlog_row_value_options = '', let every session begin anew; "
                 f"then cdc remove {self._source}, and cdc run takes a new snapshot",
             )

@@ -28,6 +28,11 @@ class Prepared:
         """Whether the stream is within an XA transaction: `hold` its events."""
         return self._current is not None
 
+    @property
+    def waiting(self) -> Sorted:
+        """The events that are held of the open transaction."""
+        return self._current or NOTHING
+
     def start(self) -> None:
         self._current = NOTHING
 

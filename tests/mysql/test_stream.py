@@ -409,19 +409,25 @@ def test_a_statement_under_settings_of_its_own(mariadb: MyServer, tmp_path: Path
     database.drop()
 
 
-def test_partial_updates_of_json(mysql: MyServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("xa", [False, True], ids=["plain", "xa"])
+def test_partial_updates_of_json(mysql: MyServer, tmp_path: Path, xa: bool) -> None:
     with closing(_Dropped(mysql.new_database())) as made:
         made.database.sql(
             "CREATE TABLE orders (id int PRIMARY KEY, body json)",
             "INSERT INTO orders VALUES (1, json_object('a', repeat('a', 100), 'b', 1))",
         )
-        shop = Capture(made.database.url, tmp_path)
+        made.database.sql("CREATE TABLE other LIKE orders", "INSERT INTO other TABLE orders")
+        shop = Capture(made.database.url, tmp_path, (f"{made.database.name}.orders",))
+        xid = f"'{made.database.name}'"
+        around = (f"XA START {xid}", f"XA END {xid}", f"XA PREPARE {xid}", f"XA COMMIT {xid}")
+        before, behind = (around[:1], around[1:]) if xa else ((), ())
+        partial = "SET SESSION binlog_row_value_options = PARTIAL_JSON"
+        update = "UPDATE {} SET body = JSON_SET(body, '$.b', 2)"
         with shop.running() as agent:
             agent.caught_up()
-            shop.sql(
-                "SET SESSION binlog_row_value_options = PARTIAL_JSON",
-                "UPDATE orders SET body = JSON_SET(body, '$.b', 2)",
-            )
+            shop.sql(partial, *before, update.format("other"), *behind)
+            agent.caught_up()
+            shop.sql(partial, *before, update.format("orders"), *behind)
             error = agent.failed()
     assert isinstance(error, SourceError) and "binlog_row_value_options" in str(error)
 
