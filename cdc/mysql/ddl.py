@@ -346,12 +346,8 @@ def _clause(found: Altered, clause: _Reader) -> Altered:
 def _computed(found: Altered, definition: _Reader) -> Altered:
     """MODIFY and CHANGE: whether the server computes values anew. What is in parentheses may be a
     default's CAST (… AS …)."""
-    depth, words = 0, set[str]()
-    for token in definition.tokens[definition.at :]:
-        if token.kind == "sign":
-            depth += (token.text == "(") - (token.text == ")")
-        elif token.kind == "word" and depth == 0:
-            words.add(token.upper)
+    outside = _outside_parentheses(definition.tokens[definition.at :])
+    words = {token.upper for token in outside if token.kind == "word"}
     if "AS" in words:
         return replace(found, rewritten="a generated column was redefined")
     if words & {"AUTO_INCREMENT", "SERIAL"}:
