@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -319,7 +319,7 @@ ORDER BY TABLE_NAME, ORDINAL_POSITION
 """
 
 _KEYS = """
-SELECT TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART, NULLABLE
+SELECT TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART, NULLABLE, INDEX_TYPE
 FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = %s AND {table} AND NON_UNIQUE = 0
 ORDER BY TABLE_NAME, INDEX_NAME, SEQ_IN_INDEX
 """
@@ -353,11 +353,16 @@ def _tables_of(
             row = InfoRow(*facts)
             columns[table].append(column(row, collations, (table, row.name) in json, mariadb))
             own[table] |= {row.name} if key == "PRI" else set()
-    keys = _keys(rows_of(_KEYS), own)
-    return {
+    indexes = rows_of(_KEYS)
+    keys, hashes = _keys(indexes, own), {row[0]: row[1] for row in indexes if row[5] == "HASH"}
+    found = {
         f"{database}.{row[0]}": _table(database, row, columns[row[0]], *keys.get(row[0], ("", ())))
         for row in tables
     }
+    for name, index in hashes.items():
+        if (full_name := f"{database}.{name}") in found:
+            found[full_name] = replace(found[full_name], hash_index=index)
+    return found
 
 
 def _json_columns(rows: Sequence[Row]) -> set[tuple[str, str]]:
@@ -387,7 +392,7 @@ def _keys(
     for (table, index), columns in sorted(parts.items(), key=rank):
         usable = index == "PRIMARY" or all(
             name is not None and prefix is None and nullable != "YES"
-            for _, _, name, prefix, nullable in columns
+            for _, _, name, prefix, nullable, _ in columns
         )
         if usable and table not in found:
             found[table] = index, tuple(row[2] for row in columns)
@@ -427,6 +432,13 @@ def table_problem(table: MyTable) -> tuple[str, str] | None:
         return (
             f"the engine {table.engine} has no transactions: no snapshot of it is consistent",
             f"ALTER TABLE {table.quoted} ENGINE = InnoDB",
+        )
+    if table.hash_index:
+        return (
+            f"the unique index {table.hash_index} is a hash, for which the binlog has a hidden "
+            "column",
+            "give the columns of the index a length of which InnoDB keeps all, or leave the table "
+            "out",
         )
     if not table.key:
         return (

@@ -76,6 +76,7 @@ class MyTable:
     key_index                          the index that makes the key unique
     engine, transactional, versioned   whether a snapshot of it can be consistent; `versioned` is
                                        MariaDB's SYSTEM VERSIONING
+    hash_index                         a unique index that MariaDB keeps as a hash, if there is one
     """
 
     name: str
@@ -87,6 +88,7 @@ class MyTable:
     engine: str = "InnoDB"
     transactional: bool = True
     versioned: bool = False
+    hash_index: str = ""
 
     @property
     def quoted(self) -> str:

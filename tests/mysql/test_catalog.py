@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import pymysql
 import pytest
 
 from cdc.errors import ConfigError, SourceError, SourceUnavailable
@@ -178,6 +179,21 @@ def test_a_table_without_transactions_is_refused(
     with pytest.raises(SourceError, match="no transactions") as error:
         catalog.require_keys(catalog.read_tables(connection, ["t"]))
     assert "InnoDB" in error.value.hint
+
+
+@pytest.mark.service
+def test_a_table_with_a_hidden_column_is_refused(
+    my_database: MyDatabase, connection: Connection
+) -> None:
+    hashed = "CREATE TABLE t (id int PRIMARY KEY, k text, UNIQUE wide (k))"
+    if my_database.flavour == "mysql":
+        with pytest.raises(pymysql.Error, match="without a key length"):
+            my_database.sql(hashed)
+        return
+    my_database.sql(hashed, hashed.replace("TABLE t", "TABLE u").replace("(k)", "(k(20))"))
+    catalog.require_keys(catalog.read_tables(connection, ["u"]))
+    with pytest.raises(SourceError, match="unique index wide is a hash"):
+        catalog.require_keys(catalog.read_tables(connection, ["t"]))
 
 
 @pytest.mark.service
