@@ -371,8 +371,8 @@ class _Step:
                 raise _again(self.known.name, f"no statement dropped the column {old.name}")
 
     def _untold_key(self, columns: Sequence[Column]) -> tuple[str, ...]:
-        """Table maps say nothing of a unique index over a virtual column, or over a whole text by
-        its hash, which may serve as the key. Every other key they would say."""
+        """Table maps say nothing of a unique index over a virtual column, which may serve as the
+        key. Every other key they would say."""
         if self.touched:
             raise SnapshotNeeded(
                 f"its key {_key(self.known)} may have been dropped: its rows no longer say one",
