@@ -35,8 +35,8 @@ _QUOTE, _COMMA, _COLON = ord('"'), ord(","), ord(":")
 _STEP = np.zeros(256, np.int8)
 _STEP[np.frombuffer(b"{[", np.uint8)] = 1
 _STEP[np.frombuffer(b"}]", np.uint8)] = -1
-_BLANK = np.zeros(256, np.bool_)
-_BLANK[np.frombuffer(b" \t\r\n", np.uint8)] = True
+BLANK = np.zeros(256, np.bool_)
+BLANK[np.frombuffer(b" \t\r\n", np.uint8)] = True
 _NULL = b"null"
 _WHAT = {b"{": "an object", b"[": "an array"}
 
@@ -250,9 +250,9 @@ def _trimmed(data: Bytes, start: Int64s, stop: Int64s) -> tuple[Int64s, Int64s]:
     if not len(start):
         return start, stop
     last = len(data) - 1
-    while ragged.some(more := _BLANK[data[np.minimum(start, last)]] & (start < stop)):
+    while ragged.some(more := BLANK[data[np.minimum(start, last)]] & (start < stop)):
         start = start + more
-    while ragged.some(more := _BLANK[data[stop - 1]] & (start < stop)):
+    while ragged.some(more := BLANK[data[stop - 1]] & (start < stop)):
         stop = stop - more
     return start, stop
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from cdc import ragged
 from cdc.formats.json_shape import Irregular, Path, Shape, Slot
+from cdc.json_tokens import BLANK
 from cdc.ragged import Bools, Bytes, Int64s
 
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
@@ -118,13 +119,14 @@ def _same(walk: _Walk, fixed: bytes) -> Bools:
 
 
 def _value(walk: _Walk, text: bytes, slot: Slot) -> Leaf:
-    """The values at the cursors, which pass behind them. Rows with an object leave."""
+    """The values at the cursors, which pass behind them. Rows with an object leave, and those with
+    blanks around the value where the shape has none."""
     walk.reach(walk.at, 1)
     first = walk.data[walk.at]
-    opening = first == _OBJECT
-    if ragged.some(opening):
-        walk.keep(~opening)
-        first = first[~opening]
+    other = (first == _OBJECT) | BLANK[first]
+    if ragged.some(other):
+        walk.keep(~other)
+        first = first[~other]
     is_string = first == _QUOTE
     start = walk.at + is_string
     width = _width(slot.stop - slot.start)
@@ -138,7 +140,12 @@ def _value(walk: _Walk, text: bytes, slot: Slot) -> Leaf:
         plain = ~is_string
         stop[plain] = _plain_ends(walk, start[plain], first[plain], text[slot.stop], width)
     walk.at = stop + is_string
-    return Leaf(start, stop, is_string)
+    found = Leaf(start, stop, is_string)
+    blank = BLANK[walk.data[stop - 1]] & ~is_string
+    if ragged.some(blank):
+        walk.keep(~blank)
+        found = found.only(~blank)
+    return found
 
 
 def _width(length: int) -> int:

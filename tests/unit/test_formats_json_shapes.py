@@ -204,6 +204,15 @@ def test_a_byte_that_is_another_is_never_misread(draw: Any) -> None:
         assert_same(along, singly)
 
 
+@pytest.mark.parametrize("other", ['{"id": 7}', '{"id":7 }', '{"id":\n7\t}', '{"id" :7}'])
+def test_blanks_where_other_records_have_none(other: str) -> None:
+    lines = ['{"op":"c","after":{"id":7},"ts_ms":1}'] * 40
+    lines[5] = lines[5].replace('{"id":7}', other)
+    found = read(pa.nulls(40, pa.binary()), pa.array([line.encode() for line in lines]))
+    assert isinstance(found, ChangeBatch), found
+    assert found.rows.column("id").to_pylist() == [7] * 40
+
+
 def test_the_last_of_names_that_are_twice_counts() -> None:
     """Whether in one object, or one in the head and one in the tail of a record."""
     plain = '{"op":"c","after":{"id":%d,"id":7},"op":"u","ts_ms":1}'
