@@ -121,10 +121,15 @@ class Broker:
         self._common = {**self._given, "logger": _SILENT}
         self._heard: deque[KafkaError] = deque(maxlen=_HEARD)
         self._reached = False
-        try:
+        with self._taking_settings():
             self.admin = AdminClient({**self._common, "error_cb": self._heard.append})
+
+    @contextmanager
+    def _taking_settings(self) -> Iterator[None]:
+        try:
+            yield
         except KafkaException as error:
-            raise refused_settings(error, config) from error
+            raise refused_settings(error, self.config) from error
 
     def name(self, topic: str) -> str:
         """The name on the broker, which takes few characters: others become underscores, as with
@@ -161,10 +166,8 @@ class Broker:
         return self._produces({"acks": "all", "linger.ms": 0})
 
     def _produces(self, needed: dict[str, Any]) -> Producer:
-        try:
+        with self._taking_settings():
             return Producer({**_PRODUCER_TUNING, **self._given, **needed})
-        except KafkaException as error:
-            raise refused_settings(error, self.config) from error
 
     def consumer(
         self, fetch_wait_ms: int = 10, isolation: str = "read_committed"
@@ -180,12 +183,10 @@ class Broker:
             "fetch.wait.max.ms": fetch_wait_ms,
         }
         # librdkafka takes no less than the largest message that a producer may send.
-        largest = int(self._given.get("message.max.bytes", MESSAGE_BYTES_MAX))
-        tuning = {**_CONSUMER_TUNING, "fetch.max.bytes": max(_FETCH_BYTES, largest)}
-        try:
+        fetch_bytes = max(_FETCH_BYTES, self._message_bytes_max)
+        tuning = {**_CONSUMER_TUNING, "fetch.max.bytes": fetch_bytes}
+        with self._taking_settings():
             return librdkafka_consumer.Consumer({**tuning, **self._given, **settings})
-        except KafkaException as error:
-            raise refused_settings(error, self.config) from error
 
     def committer(self, group: str) -> Consumer:
         """What commits offsets for a group (with prefix); it reads nothing."""
@@ -197,10 +198,8 @@ class Broker:
         }
         # Else its connections' troubles would be messages: whoever reads waits for the brokers.
         told = {"error_cb": self._heard.append}
-        try:
+        with self._taking_settings():
             return Consumer({**self._common, **settings, **told})
-        except KafkaException as error:
-            raise refused_settings(error, self.config) from error
 
     def end_offsets(self, topic: str, partitions: int) -> tuple[int, ...]:
         """Per partition, the end of what is committed (the last stable offset)."""
@@ -310,7 +309,12 @@ class Broker:
     def record_bytes_max(self, topic: str) -> int:
         """The largest record, with all that is sent around it, that client and topic let pass."""
         found = self._settings(topic)["max.message.bytes"]
-        return min(int(found), int(self._given.get("message.max.bytes", MESSAGE_BYTES_MAX)))
+        return min(int(found), self._message_bytes_max)
+
+    @property
+    def _message_bytes_max(self) -> int:
+        """The largest that the client sends."""
+        return int(self._given.get("message.max.bytes", MESSAGE_BYTES_MAX))
 
     def kept(self, topic: str) -> Kept:
         """What the topic's settings promise, whatever the configuration says."""

@@ -17,11 +17,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    TopicPartition,
-)
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from cdc.errors import LogError
