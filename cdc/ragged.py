@@ -237,15 +237,20 @@ def _variable(slices: Slices, kind: pa.DataType) -> pa.Array:
     # By the ends of all Arrow guesses how much it will copy, and it would be much of the buffer.
     guess = int(slices.start[0]) + 2 * int(slices.length.sum())
     offsets[-1] = min(guess, len(slices.buffer))
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(slices.buffer)]
-    both = pa.Array.from_buffers(
-        pa.large_binary() if wide else pa.binary(), len(offsets) - 1, buffers
-    )
-    taken = both.take(pa.array(np.arange(0, 2 * count, 2, dtype=np.int64)))
+    taken = every_second(offsets, pa.py_buffer(slices.buffer))
     if wide:
         taken = taken.cast(pa.binary())
     _, places, data = taken.buffers()
     return pa.Array.from_buffers(kind, count, [bitmap(slices.valid), places, data])
+
+
+def every_second(offsets: npt.NDArray[np.generic], memory: pa.Buffer) -> pa.Array:
+    """Items 0, 2, … of those that have these n + 1 offsets into the memory, as a binary array, a
+    large one where the offsets are int64. The others are never looked at."""
+    kind = pa.large_binary() if offsets.dtype == np.int64 else pa.binary()
+    count = len(offsets) - 1
+    items = pa.Array.from_buffers(kind, count, [None, pa.py_buffer(offsets), memory])
+    return items.take(pa.array(np.arange(0, count, 2, dtype=np.int64)))
 
 
 def _few(slices: Slices, kind: pa.DataType) -> pa.Array:

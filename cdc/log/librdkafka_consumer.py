@@ -230,9 +230,7 @@ def _copied(at: Int64s, size: Int64s) -> pa.Array:
     # By the ends of all Arrow guesses how much it will copy.
     places[-1] = places[0] + 2 * int(size.sum())
     memory = pa.foreign_buffer(low, max(high - low, int(places[-1])))
-    buffers = [None, pa.py_buffer(places), memory]
-    items = pa.Array.from_buffers(pa.large_binary(), 2 * len(at), buffers)
-    _, _, data = items.take(pa.array(np.arange(0, 2 * len(at), 2))).buffers()
+    _, _, data = ragged.every_second(places, memory).buffers()
     offsets = pa.py_buffer(ragged.offsets_of(size))
     return pa.Array.from_buffers(pa.binary(), len(at), [ragged.bitmap(valid), offsets, data])
 
