@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -355,13 +355,12 @@ def _tables_of(
             own[table] |= {row.name} if key == "PRI" else set()
     indexes = rows_of(_KEYS)
     keys, hashes = _keys(indexes, own), {row[0]: row[1] for row in indexes if row[5] == "HASH"}
-    found = {
-        f"{database}.{row[0]}": _table(database, row, columns[row[0]], *keys.get(row[0], ("", ())))
-        for row in tables
-    }
-    for name, index in hashes.items():
-        if (full_name := f"{database}.{name}") in found:
-            found[full_name] = replace(found[full_name], hash_index=index)
+    found = {}
+    for said in tables:
+        name = said[0]
+        index, key = keys.get(name, ("", ()))
+        made = _table(database, said, columns[name], index, key, hashes.get(name, ""))
+        found[made.name] = made
     return found
 
 
@@ -400,7 +399,12 @@ def _keys(
 
 
 def _table(
-    database: str, row: Row, columns: Sequence[MyColumn], index: str, key: tuple[str, ...]
+    database: str,
+    row: Row,
+    columns: Sequence[MyColumn],
+    index: str,
+    key: tuple[str, ...],
+    hash_index: str,
 ) -> MyTable:
     name, kind, engine, rows, size, transactions = row
     return MyTable(
@@ -413,6 +417,7 @@ def _table(
         str(engine or ""),
         transactions == "YES",
         kind == "SYSTEM VERSIONED",
+        hash_index,
     )
 
 
